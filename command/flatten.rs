@@ -4,7 +4,7 @@ use std::os::unix::fs::FileTypeExt as _;
 use std::path::Path;
 use std::process::ExitCode;
 
-use nasbackup::error::{Code, Error, Result};
+use nasbackup::error::{Error, Result};
 use nasbackup::operation::flatten::{self, FlattenRequest, Flattened, OutputRequest};
 use nasbackup::operation::list_points::ListedPoint;
 
@@ -17,14 +17,8 @@ pub(crate) fn run(host: &Host, arguments: &Flatten, output: Output) -> Result<Ex
     let (path, volume) = points::split_volume(&arguments.point);
     let volume = choose(&show::point(host, path, output)?.point, volume)?;
     let to = restore::output("OUTPUT", &arguments.output)?;
-    refuse_file(&to)?;
-    if arguments.dry_run {
-        restore::check(&to, output)?;
-        let (shown, replacing) = (restore::without_key(&to), restore::replacing(&to));
-        let line = format!("would write '{volume}' of '{path}' to '{shown}'{replacing}");
-        output.print(&line, |line| format!("{line}\n"))?;
-        return Ok(ExitCode::SUCCESS);
-    }
+    let (shown, replacing) = (restore::without_key(&to), restore::replacing(&to));
+    let would = format!("would write '{volume}' of '{path}' to '{shown}'{replacing}");
     let request = FlattenRequest {
         repository: Some(host.repository()?),
         backup_path: Some(path.to_owned()),
@@ -33,17 +27,14 @@ pub(crate) fn run(host: &Host, arguments: &Flatten, output: Output) -> Result<Ex
         output: Some(OutputRequest { path: Some(to), format: Some(arguments.format.into()) }),
         ..FlattenRequest::default()
     };
+    if arguments.dry_run {
+        progress::with(output, |_| flatten::check(request))?;
+        output.print(&would, |would| format!("{would}\n"))?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let flattened = progress::with(output, |listener| flatten::run(request, listener))?;
     output.print(&flattened, text)?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// `ALREADY_EXISTS` for a file: nobody has said that it may be replaced.
-fn refuse_file(to: &str) -> Result<()> {
-    if Path::new(to).metadata().is_ok_and(|found| found.is_file()) {
-        return Err(Error::new(Code::AlreadyExists, "look at the output", format!("'{to}' is there")));
-    }
-    Ok(())
 }
 
 fn is_device(to: &str) -> bool {

@@ -24,9 +24,26 @@ pub(crate) fn run(host: &Host, arguments: &Restore, output: Output) -> Result<Ex
     let planned = plan(arguments, &shown.point)?;
     let state = |part| plan_state(arguments, shown.manifest.as_ref(), part);
     let (nvram, tpm) = (state(StatePart::Nvram)?, state(StatePart::Tpm)?);
+    let to = |(volume, path): &(String, String)| request(volume.clone(), path.clone(), arguments.format);
+    let keep_old_in = arguments.keep_old_in.as_deref().map(|folder| absolute("--keep-old-in", folder));
+    let request = RestorePointRequest {
+        repository: Some(host.repository()?),
+        backup_path: Some(arguments.point.clone()),
+        volumes: Some(planned.iter().map(to).collect()),
+        nvram_path: nvram.clone(),
+        tpm_path: tpm.clone(),
+        verify: arguments.verify_data.then_some(Verify::Data),
+        keep_old: Some(arguments.keep_old),
+        keep_old_in: keep_old_in.transpose()?,
+        rate_limit: arguments.rate_limit,
+        only_new: arguments.to.is_some() && !arguments.keep_old,
+        ..RestorePointRequest::default()
+    };
+    if arguments.dry_run || arguments.to.is_some() {
+        // before the folder of --to is made
+        progress::with(output, |_| restore_point::check(request.clone(), arguments.to.is_some()))?;
+    }
     if arguments.dry_run {
-        // the folder of --to may be made
-        planned.iter().filter(|_| arguments.to.is_none()).try_for_each(|(_, path)| check(path, output))?;
         let would = |(volume, path): &(String, String)| {
             format!("would restore '{volume}' to '{}'{}", without_key(path), replacing(path))
         };
@@ -37,20 +54,6 @@ pub(crate) fn run(host: &Host, arguments: &Restore, output: Output) -> Result<Ex
         return Ok(ExitCode::SUCCESS);
     }
     let _made = arguments.to.as_deref().map(NewFolders::make).transpose()?;
-    let keep_old_in = arguments.keep_old_in.as_deref().map(|folder| absolute("--keep-old-in", folder));
-    let request = RestorePointRequest {
-        repository: Some(host.repository()?),
-        backup_path: Some(arguments.point.clone()),
-        volumes: Some(planned.into_iter().map(|(volume, path)| request(volume, path, arguments.format)).collect()),
-        nvram_path: nvram,
-        tpm_path: tpm,
-        verify: arguments.verify_data.then_some(Verify::Data),
-        keep_old: Some(arguments.keep_old),
-        keep_old_in: keep_old_in.transpose()?,
-        rate_limit: arguments.rate_limit,
-        only_new: arguments.to.is_some() && !arguments.keep_old,
-        ..RestorePointRequest::default()
-    };
     let restored = progress::with(output, |listener| restore_point::run(request, listener))?;
     output.print(&restored, text)?;
     Ok(ExitCode::SUCCESS)
@@ -139,11 +142,6 @@ pub(crate) fn output(argument: &str, text: &str) -> Result<String> {
     }
     let text = from_file(argument, text)?;
     if text.starts_with("rbd:") { Ok(text) } else { absolute(argument, &text) }
-}
-
-/// What a call refuses of an output before it opens that, for a dry run. An image in Ceph is not asked for.
-pub(crate) fn check(to: &str, output: Output) -> Result<()> {
-    if to.starts_with("rbd:") { Ok(()) } else { progress::with(output, |_| restore_point::check_place(to)) }
 }
 
 /// What a dry run says of an output that is there.

@@ -282,6 +282,80 @@ fn a_disk_of_a_long_chain_becomes_one_image() {
 }
 
 #[test]
+fn nothing_is_written_where_restore_points_are_and_a_dry_run_says_so() {
+    let mut story = Story::new(Guest::new([Disk::root()]), Nas::folder());
+    story.take("full");
+    let host = Host::new(story.nas.root());
+    let (point, volume) = (&story.last().path, &story.last().taken.disks[0].volume);
+    let (of_disk, beside) = (format!("{point}:{volume}"), folder("beside"));
+    let (file, link) = (beside.join("file"), beside.join("link"));
+    std::fs::write(&file, "").unwrap();
+    symlink(story.nas.root(), &link).unwrap();
+    let listed = host.says(&["-r", "nas", "list"]);
+    let nas = |name: &str| format!("{}/{name}", host.nas);
+    let at = |path: &Path| path.to_str().unwrap().to_owned();
+    let restore = |to: String| vec!["restore".to_owned(), point.clone(), "--to".to_owned(), to];
+    let one = |output: String| ["restore", point, "--volume", volume, "--output", &output].map(str::to_owned).to_vec();
+    let flatten = |output: String| vec!["flatten".to_owned(), of_disk.clone(), output];
+    let refused = "where the repository's restore points are";
+    for (arguments, says) in [
+        (restore(nas("x")), refused),
+        (restore(nas("x/y/z")), refused),
+        (restore(nas(point)), refused),
+        (restore(at(&link.join("x"))), refused),
+        (one(nas(&format!("{point}/x"))), refused),
+        (flatten(nas(&format!("{}/x", story.guest.name))), refused),
+        (restore(at(&file)), "lies in no folder"),
+        (restore(at(&file.join("x"))), "lies in no folder"),
+        (one(at(&file.join("x"))), "lies in no folder"),
+    ] {
+        for more in [&["--dry-run"][..], &[]] {
+            let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+            let (status, complaint) = host.fails(&[&["-r", "nas"], &arguments[..], more].concat());
+            assert!(status == 2 && complaint.contains(says), "{arguments:?} {more:?}: {status} {complaint}");
+            assert_eq!(complaint.lines().count(), 1, "{complaint}");
+        }
+    }
+    assert_eq!(host.says(&["-r", "nas", "list"]), listed, "nothing was made");
+    assert_eq!(std::fs::read_dir(&beside).unwrap().count(), 2);
+    let to = beside.join("new/er");
+    for more in [&["--dry-run"][..], &[]] {
+        host.says(&[&["-r", "nas", "restore", point, "--to", to.to_str().unwrap()], more].concat());
+    }
+    assert_holds(&to.join(format!("{volume}.qcow2")), story.last().content(volume));
+}
+
+#[test]
+fn a_dry_run_refuses_what_the_call_would_of_a_device() {
+    let mut story = Story::new(Guest::new([Disk::root()]), Nas::folder());
+    story.take("full");
+    let host = Host::new(story.nas.root());
+    let (point, volume) = (&story.last().path, &story.last().taken.disks[0].volume);
+    let image = folder("device").join("image");
+    run("truncate", ["--size=128M", image.to_str().unwrap()]);
+    let device = run("losetup", ["--find", "--show", image.to_str().unwrap()]);
+    let restore = ["-r", "nas", "restore", point, "--volume", volume, "--output", device.trim()];
+    let kept_there = format!("{}/{point}", host.nas);
+    let all: Vec<_> = [
+        (&[][..], "takes the format 'raw' only"),
+        (&["--format", "raw", "--keep-old"], "--keep-old-in: is missing"),
+        (&["--format", "raw", "--keep-old", "--keep-old-in", &kept_there], "where the repository's restore points are"),
+        (&["--format", "raw", "--rate-limit", "1"], "is less than 65536"),
+    ]
+    .into_iter()
+    .flat_map(|(arguments, says)| {
+        [&[][..], &["--dry-run"]].map(|more| (host.fails(&[&restore, arguments, more].concat()), says))
+    })
+    .collect();
+    let would = host.run(&[&restore[..], &["--format", "raw", "--dry-run"]].concat());
+    run("losetup", ["--detach", device.trim()]);
+    for ((status, complaint), says) in all {
+        assert!(status == 2 && complaint.contains(says), "{status} {complaint}");
+    }
+    assert!(String::from_utf8_lossy(&would.stdout).contains("replacing what is there"), "{would:?}");
+}
+
+#[test]
 fn uefi_variables_are_shown_and_restored_with_all_disks() {
     let mut guest = Guest::stopped([Disk::root()]);
     guest.os = " firmware='efi'";

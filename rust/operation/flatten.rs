@@ -61,11 +61,16 @@ pub struct Flattened {
 /// call has begun to write has to be written anew.
 pub fn run(request: FlattenRequest, listener: Listener<'_>) -> Result<Flattened> {
     let Restored { bytes_cloned, bytes_read, total_millis, .. } =
-        restore_point::perform("flatten", check(request)?, listener)?;
+        restore_point::perform("flatten", checked(request)?, listener)?;
     Ok(Flattened { bytes_cloned, bytes_copied: bytes_read, total_millis })
 }
 
-fn check(request: FlattenRequest) -> Result<RestoreCall> {
+/// Refuses what `run` would refuse of the request and its output, for who only wants to know.
+pub fn check(request: FlattenRequest) -> Result<()> {
+    restore_point::dry_run::check(checked(request)?, false)
+}
+
+fn checked(request: FlattenRequest) -> Result<RestoreCall> {
     let export = Repository::check(request.repository)?;
     let path = request.backup_path.ok_or_else(|| Error::invalid("backupPath", "is missing"))?;
     let point = PointPath::parse("backupPath", &path)?;

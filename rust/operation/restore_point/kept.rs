@@ -7,7 +7,7 @@ use super::clusters::runs;
 use super::gate::Gate;
 use super::names::RANDOM_DIGITS;
 use super::output::Output;
-use super::output_path::PointFolders;
+use super::output_path::{PointFolders, resolve};
 use super::target::{OutputTarget, SYNC_EACH};
 use crate::error::{Error, Result};
 use crate::qcow2::{Buffer, CLUSTER, Storage as _};
@@ -16,6 +16,15 @@ use crate::random;
 const STEP: &str = "keep what is replaced";
 /// Bytes of one read.
 const PIECE: u64 = 1 << 20;
+
+/// Refuses a folder in which no copy can be made.
+pub(super) fn check_folder(folder: &str, points: &PointFolders) -> Result<()> {
+    resolve(&Path::new(folder).join("copy")).and_then(|(path, _)| points.refuse(&path)).map_err(of_field)
+}
+
+fn of_field(error: Error) -> Error {
+    Error { cause: format!("keepOldIn: {}", error.cause.trim_start_matches("output.path: ")), ..error }
+}
 
 /// The copy's file. A drop before the file has its name removes it.
 #[derive(Debug)]
@@ -30,10 +39,7 @@ impl KeptCopy {
     /// one of `points`.
     pub(super) fn make(folder: &str, name: &str, points: &PointFolders) -> Result<KeptCopy> {
         let path = Path::new(folder).join(format!("{name}.kept-{}", &random::hex("name a file")?[..RANDOM_DIGITS]));
-        let text = path.to_string_lossy();
-        let opened = Output::open(&text, true, 0, points);
-        let of_field = |cause: String| format!("keepOldIn: {}", cause.trim_start_matches("output.path: "));
-        let output = opened.map_err(|e| Error { cause: of_field(e.cause), ..e })?;
+        let output = Output::open(&path.to_string_lossy(), true, 0, points).map_err(of_field)?;
         output.remove_left_beside_kept(name)?;
         Ok(KeptCopy { output, path, named: false })
     }

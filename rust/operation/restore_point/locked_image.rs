@@ -35,10 +35,7 @@ impl LockedImage {
     }
 
     /// Opens and locks the block device `path` for a disk of `size` bytes.
-    pub(super) fn open_device(path: &Path, raw: bool, size: u64) -> Result<LockedImage> {
-        if !raw {
-            return Err(refused(path, "is a block device, which takes the format 'raw' only"));
-        }
+    pub(super) fn open_device(path: &Path, size: u64) -> Result<LockedImage> {
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
             return Err(refused(path, "is no device's name"));
         };

@@ -5,6 +5,7 @@ mod clusters;
 mod copier;
 mod copy;
 mod disk;
+pub(super) mod dry_run;
 mod gate;
 mod in_ceph;
 mod kept;
@@ -25,7 +26,6 @@ mod room;
 mod state;
 mod target;
 
-use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -49,7 +49,7 @@ use disk::{DiskParts, RestoredDisk};
 use in_ceph::InCeph;
 use kept::KeptCopy;
 use output::Output;
-use output_path::PointFolders;
+use output_path::{PointFolders, is_there, refuse_same};
 use publication::{Opened, discard_outputs, publish, publish_in_time};
 use readable::{Indexes, Readable, choose_verification};
 use request::{KeepOld, WantedState};
@@ -60,11 +60,12 @@ pub use request::{
 pub(super) use request::{RestoreCall, WantedDisk, check_output};
 use room::SpaceNeed;
 
-const STEP: &str = Phase::OpenOutputs.as_str();
+const STEP: &str = output_path::OPEN_ALL;
 
-/// Refuses a path that no disk can be written to, for who only wants to know.
-pub fn check_place(path: &str) -> Result<()> {
-    output::check(path).map(drop)
+/// Refuses what `run` would refuse of the request and its outputs, for who only wants to know; not what the point, room and others'
+/// locks come to. Folders of outputs may be missing if the caller makes them.
+pub fn check(request: RestorePointRequest, makes_folders: bool) -> Result<()> {
+    dry_run::check(request::check(request)?, makes_folders)
 }
 
 /// Runs `restorePoint`. `listener` is told of progress on this thread. Until all disks are whole, durable and verified, what
@@ -216,7 +217,7 @@ fn open_outputs(
         let (_held, OpenedPoint { points, disks: readable, state }) = (held, sources);
         let on_this_host = volumes.iter().filter(|wanted| wanted.rbd.is_none()).map(|wanted| &wanted.path);
         let paths: Vec<_> = on_this_host.chain(wanted_state.iter().map(|wanted| &wanted.path)).map(Path::new).collect();
-        refuse_same(&paths)?;
+        refuse_same(paths.iter().map(|path| output_path::resolve(path).map(|(real, _)| real)))?;
         record::finish_left(paths.into_iter())?;
         let (mut opened, mut disks, mut indexes) = (Vec::new(), Vec::new(), Vec::new());
         for ((wanted, image), mut readable) in volumes.into_iter().zip(in_ceph).zip(readable) {
@@ -274,12 +275,9 @@ impl Space {
 
 /// Makes the file that the content of this disk's output is copied to, and returns its path.
 fn prepare_kept_copy(keep_old: &KeepOld, disk: &RestoredDisk, path: &str, points: &PointFolders) -> Result<String> {
-    let Some(folder) = &keep_old.folder else {
-        let cause = format!("is missing: '{path}' is written in place, and what it holds is copied to a file there");
-        return Err(Error::invalid("keepOldIn", cause));
-    };
     let name = volume_of(path).unwrap_or("disk");
-    let kept = KeptCopy::make(folder, name, points).map_err(|error| error.on_disk(&disk.paths.volume))?;
+    let kept =
+        KeptCopy::make(keep_old.folder_for(path)?, name, points).map_err(|error| error.on_disk(&disk.paths.volume))?;
     let path = kept.path().display().to_string();
     disk.set_kept_copy(kept);
     Ok(path)
@@ -287,21 +285,7 @@ fn prepare_kept_copy(keep_old: &KeepOld, disk: &RestoredDisk, path: &str, points
 
 /// `ALREADY_EXISTS` for an output that would replace something. What gets the name of a new one later is not replaced either.
 fn refuse_old(opened: &[Opened]) -> Result<()> {
-    match opened.iter().find(|opened| opened.output.old().is_some()) {
-        Some(Opened { path, .. }) => Err(Error::new(Code::AlreadyExists, STEP, format!("'{path}' is there"))),
-        None => Ok(()),
-    }
-}
-
-/// Refuses two outputs with the same path.
-fn refuse_same(paths: &[&Path]) -> Result<()> {
-    let mut taken = BTreeSet::new();
-    for path in paths {
-        if !taken.insert(output_path::resolve(path)?.0) {
-            return Err(Error::invalid("output.path", format!("'{}' is the path of two outputs", path.display())));
-        }
-    }
-    Ok(())
+    opened.iter().find(|opened| opened.output.old().is_some()).map_or(Ok(()), |opened| Err(is_there(&opened.path)))
 }
 
 /// Opens the output of a disk.

@@ -2,7 +2,7 @@
 
 use std::fs::{File, Metadata};
 use std::os::unix::fs::FileTypeExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use super::locked_image::LockedImage;
@@ -26,27 +26,25 @@ pub(super) enum Output {
     Image(Arc<CephImage>),
 }
 
-/// Where the absolute path `path` of this host leads, and what is there. Refuses what no disk can be written to.
-pub(super) fn check(path: &str) -> Result<(PathBuf, Option<Metadata>)> {
-    let (path, old) = resolve(Path::new(path))?;
-    if old.as_ref().is_some_and(|old| !old.is_file() && !old.file_type().is_block_device()) {
-        return Err(refused(&path, "is neither a file nor a block device"));
+/// Refuses what is there at `path` if no disk can be written to it, and a path where restore points lie. True of a device.
+pub(super) fn check(path: &Path, old: Option<&Metadata>, raw: bool, points: &PointFolders) -> Result<bool> {
+    match old {
+        Some(old) if old.file_type().is_block_device() && raw => Ok(true),
+        Some(old) if old.file_type().is_block_device() => {
+            Err(refused(path, "is a block device, which takes the format 'raw' only"))
+        }
+        Some(old) if !old.is_file() => Err(refused(path, "is neither a file nor a block device")),
+        _ => points.refuse(path).map(|()| false),
     }
-    Ok((path, old))
 }
 
 impl Output {
     /// Opens the absolute path `path` of this host for a disk of `size` bytes. A path where restore points lie is refused.
     pub(super) fn open(path: &str, raw: bool, size: u64, points: &PointFolders) -> Result<Output> {
-        let (path, old) = check(path)?;
-        match old {
-            Some(old) if old.file_type().is_block_device() => {
-                Ok(Output::Device(LockedImage::open_device(&path, raw, size)?))
-            }
-            old => {
-                points.refuse(&path)?;
-                Ok(Output::File(NewFile::make(&path, old)?))
-            }
+        let (path, old) = resolve(Path::new(path))?;
+        match check(&path, old.as_ref(), raw, points)? {
+            true => Ok(Output::Device(LockedImage::open_device(&path, size)?)),
+            false => Ok(Output::File(NewFile::make(&path, old)?)),
         }
     }
 
@@ -215,7 +213,7 @@ mod tests {
         // nor one that is made when the path was looked up
         let real = at("pool/a/volume");
         symlink(at("host"), at("pool/a")).unwrap();
-        assert!(NewFile::make(&real, None).is_err() && LockedImage::open_device(&real, true, 4).is_err());
+        assert!(NewFile::make(&real, None).is_err() && LockedImage::open_device(&real, 4).is_err());
         assert_eq!(Folder::open_root(at("host")).unwrap().names().unwrap(), ["victim"]);
     }
 

@@ -193,6 +193,14 @@ pub(in crate::operation) struct KeepOld {
     pub(in crate::operation) folder: Option<String>,
 }
 
+impl KeepOld {
+    /// The folder for what `path`, which is written in place, holds.
+    pub(super) fn folder_for(&self, path: &str) -> Result<&str> {
+        let cause = || format!("is missing: '{path}' is written in place, and what it holds is copied to a file there");
+        self.folder.as_deref().ok_or_else(|| Error::invalid("keepOldIn", cause()))
+    }
+}
+
 /// A part of what the machine remembered beside its disks, and the file that it goes to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::operation) struct WantedState {
