@@ -69,6 +69,16 @@ fn a_c_program_runs_a_request_from_a_file() {
 }
 
 #[test]
+fn libvirt_prints_nothing_beside_what_doctor_tells() {
+    let folder = tempfile::tempdir().unwrap();
+    let request = folder.path().join("request.json");
+    std::fs::write(&request, r#"{"connectionUri":"qemu+unix:///system?socket=/none"}"#).unwrap();
+    let output = run(Command::new(build(folder.path())).arg("doctor").arg(&request));
+    let (told, complaint) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(told.contains("'/none'") && complaint.is_empty(), "{told}{complaint}");
+}
+
+#[test]
 fn the_header_is_good_c_plus_plus() {
     let output = run(Command::new("c++")
         .args(["-std=c++11", "-Wall", "-Wextra", "-Werror", "-fsyntax-only", "-x", "c++"])

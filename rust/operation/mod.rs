@@ -33,7 +33,7 @@ use crate::error::{Error, Result};
 use crate::nas::session;
 use crate::second_table;
 use crate::work::job::{self, JobStatus, Listener};
-use crate::{host, logging, sys};
+use crate::{host, libvirt, logging, sys};
 pub use observed::observed;
 use rebase::{RebaseBackupRequest, RebasePointRequest};
 
@@ -125,8 +125,13 @@ fn dispatch(name: &str, request: &str, listener: Listener<'_>) -> Result<serde_j
         "bootPoint" => reply(&boot_point::run(parse(request)?, listener)?),
         "signPoints" => reply(&sign_points::run(parse(request)?, listener)?),
         "backupStats" => reply(&backup_stats::run(parse(request)?)?),
-        // by these settings, which do not come into force
-        "doctor" => reply(&doctor::host(&Arc::new(configuration(request)?.check()?))),
+        "doctor" => {
+            // these settings do not come into force
+            let config = Arc::new(configuration(request)?.check()?);
+            // it tells what libvirt answers, and is called by who does nothing else of libvirt's
+            libvirt::be_silent();
+            reply(&doctor::host(&config))
+        }
         "jobs" => parse::<NoFields>(request).and_then(|_| reply(&jobs())),
         "cancel" => reply(&cancel(&parse::<CancelRequest>(request)?.job)),
         _ => Err(Error::invalid("operation", format!("'{name}' is not known"))),

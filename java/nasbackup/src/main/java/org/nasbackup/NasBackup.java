@@ -58,7 +58,7 @@ public final class NasBackup {
 
     /**
      * What this host lacks for backups by this configuration, thing by thing. Nothing comes into force, and what is made to try
-     * something is removed. {@link #check(Configuration)} comes first.
+     * something is removed. {@link #check(Configuration)} comes first. libvirt prints no errors of this process any more.
      *
      * @param configuration null for the defaults
      */
