@@ -40,6 +40,7 @@ fn text(booted: &BootedPoint) -> String {
         let seen = match wait {
             Wait::Agent => "the guest's agent".to_owned(),
             Wait::Console(expression) => format!("'{expression}' on the console"),
+            Wait::Seconds(1) => "1 second".to_owned(),
             Wait::Seconds(seconds) => format!("{seconds} seconds"),
         };
         let took = time(Duration::from_millis(booted.total_millis));
@@ -82,6 +83,14 @@ mod tests {
         let console = "a\u{202e}b\nc".to_owned();
         let booted = BootedPoint { verdict: Verdict::Bad, console, ..BootedPoint::default() };
         assert!(text(&booted).ends_with("\n  console: a\\u{202e}b\n  console: c\n"), "{}", text(&booted));
+    }
+
+    #[test]
+    fn one_second_is_one() {
+        for (seconds, told) in [(1, "waited for 1 second,"), (60, "waited for 60 seconds,")] {
+            let booted = BootedPoint { waited_for: Some(Wait::Seconds(seconds)), ..BootedPoint::default() };
+            assert!(text(&booted).contains(told), "{}", text(&booted));
+        }
     }
 
     #[test]

@@ -70,7 +70,8 @@ fn plan(points: &[ListedPoint], arguments: &Delete) -> Result<Vec<Step>> {
     let children = points::on(points, &point.backup_path);
     if !children.is_empty() && !arguments.merge {
         let names: Vec<_> = children.iter().map(|child| format!("'{}'", child.backup_path)).collect();
-        let cause = format!("{} stand on it; with --merge they are rebased first", names.join(", "));
+        let (stand, they) = if names.len() == 1 { ("stands", "it is") } else { ("stand", "they are") };
+        let cause = format!("{} {stand} on it; with --merge {they} rebased first", names.join(", "));
         return Err(Error::new(Code::HasChildren, "remove the point", cause));
     }
     let step = |child: &ListedPoint| Step { point: child.backup_path.clone(), onto: below(point, child) };
@@ -118,6 +119,12 @@ mod tests {
                 .map(|steps| steps.into_iter().map(|step| (step.point, step.onto)).collect::<Vec<_>>())
                 .map_err(|error| error.code)
         };
+        let refused = |name: &str| {
+            let refused = plan(&points, &Delete { point: format!("vm/{name}"), merge: false, dry_run: false });
+            refused.unwrap_err().cause
+        };
+        assert!(refused("3").starts_with("'vm/4' stands on it; "));
+        assert!(refused("1").starts_with("'vm/2', 'vm/4' stand on it; "));
         let step = |point: &str, onto: Option<&str>| (format!("vm/{point}"), onto.map(|onto| format!("vm/{onto}")));
         for (name, merge, expected) in [
             ("5", false, Ok(vec![])),

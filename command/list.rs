@@ -88,16 +88,27 @@ type Narrow = u8;
 const SHORT_WORDS: Narrow = 1;
 const SHORT_SIZES: Narrow = 2;
 const NO_DATES: Narrow = 3;
+const NAMES_AND_VERDICTS: Narrow = 7;
+
+/// The columns beside the points' names, from how narrow a terminal on each is left out, and whether it is of numbers.
+const COLUMNS: [(&str, Narrow, bool); 7] = [
+    ("kind", 6, false),
+    ("disks", SHORT_SIZES, true),
+    ("own", NAMES_AND_VERDICTS, true),
+    ("chain", 5, true),
+    ("delete", 4, true),
+    ("verified", Narrow::MAX, false),
+    ("booted", Narrow::MAX, false),
+];
 
 /// As much of the machine's chains as fits into `width`. What does not fit is never wrapped: it would be no tree any more.
 fn machine(machine: &ListedMachine, width: Option<usize>) -> String {
-    let mut text = chains(machine, 0);
-    for narrow in [SHORT_WORDS, SHORT_SIZES, NO_DATES] {
-        if width.is_none_or(|width| text.lines().all(|line| line.chars().count() <= width)) {
-            break;
-        }
-        text = chains(machine, narrow);
-    }
+    let width = width.unwrap_or(usize::MAX);
+    let fits = |text: &String| text.lines().all(|line| line.chars().count() <= width);
+    let cut =
+        |text: &str| text.lines().map(|line| line.chars().take(width).chain(['\n']).collect::<String>()).collect();
+    let text = (0..=NAMES_AND_VERDICTS).map(|narrow| chains(machine, narrow)).find(fits);
+    let mut text = text.unwrap_or_else(|| cut(&chains(machine, NAMES_AND_VERDICTS)));
     let problems = machine.points.iter().flat_map(|point| {
         point.problems.iter().map(move |problem| format!("{}: {problem}", plain(&point.backup_path)))
     });
@@ -116,15 +127,14 @@ fn chains(machine: &ListedMachine, narrow: Narrow) -> String {
     let mut table = Table::new();
     table.load_preset(NOTHING);
     let instance = plain(&machine.instance);
-    let disks = (narrow < SHORT_SIZES).then_some("disks");
-    let header = [&*instance, "kind"].into_iter().chain(disks);
-    table.set_header(header.chain(["own", "chain", "delete", "verified", "booted"]));
+    let columns = COLUMNS.into_iter().filter(|(_, left_out, _)| narrow < *left_out);
+    table.set_header([&*instance].into_iter().chain(columns.clone().map(|(name, ..)| name)));
     let children = children(&machine.points);
     for (indent, point) in tree(&machine.points) {
         let children = children.get(&*point.backup_path).copied().unwrap_or(0);
         table.add_row(row(&indent, point, children, narrow));
     }
-    for column in table.column_iter_mut().skip(2).take(3 + disks.iter().len()) {
+    for (column, _) in table.column_iter_mut().skip(1).zip(columns).filter(|(_, (.., is_number))| *is_number) {
         column.set_cell_alignment(CellAlignment::Right);
     }
     table.trim_fmt() + "\n"
@@ -144,11 +154,17 @@ fn row(indent: &str, point: &ListedPoint, children: u64, narrow: Narrow) -> Vec<
             _ => points::said_shortly(past, narrow < NO_DATES),
         })
     };
-    let mut row = vec![format!("{indent}{name}"), kind.to_owned()];
-    row.extend((narrow < SHORT_SIZES).then(|| point.disks.len().to_string()));
-    row.extend([size(point.size), size(point.chain_size), deletion(point, children, narrow)]);
-    row.extend([found(points::telling(point)), found(points::last_boot(point))]);
-    row
+    let cells = [
+        kind.to_owned(),
+        point.disks.len().to_string(),
+        size(point.size),
+        size(point.chain_size),
+        deletion(point, children, narrow),
+        found(points::telling(point)),
+        found(points::last_boot(point)),
+    ];
+    let cells = cells.into_iter().zip(COLUMNS).filter(|(_, (_, left_out, _))| narrow < *left_out);
+    [format!("{indent}{name}")].into_iter().chain(cells.map(|(cell, _)| cell)).collect()
 }
 
 #[cfg(test)]
@@ -173,11 +189,13 @@ mod tests {
         let (first, second) = ("2026.11.22.01.00.00", "2026.11.23.01.00.00");
         let points = vec![full(first, &[]), full(second, &[first])];
         let told = ListedMachine { instance: "i-2-10-VM".into(), points, ..ListedMachine::default() };
-        for width in [200, 120, 100, 80] {
+        for width in [200, 120, 100, 80, 72, 60, 50, 40] {
             let text = machine(&told, Some(width));
             assert!(text.lines().all(|line| line.chars().count() <= width) && text.lines().count() == 3, "{text}");
-            assert!(text.contains(&format!("\n└ {second}  ")) || text.contains(&format!("\n └ {second} ")), "{text}");
+            assert!(text.contains(&format!("└ {second} ")) && text.contains("  aborted"), "{text}");
         }
+        let text = machine(&told, Some(10));
+        assert!(text.lines().all(|line| line.chars().count() <= 10) && text.lines().count() == 3, "{text}");
         let all = machine(&told, None);
         assert_eq!(all, machine(&told, Some(200)));
         assert!(all.contains("aborted data 1970-01-01, changed since") && all.contains("incremental"), "{all}");

@@ -5,12 +5,14 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::CommandFactory as _;
+use clap::error::ErrorKind;
 use clap_mangen::Man;
 
-use indicatif::{BinaryBytes, HumanDuration};
+use indicatif::HumanDuration;
 use nasbackup::error::{Code, Error, Result};
 use nasbackup::operation::verify_chain::Verdict;
 use nasbackup::plain::plain_json;
+pub(crate) use nasbackup::plain::size;
 use serde::Serialize;
 
 use crate::arguments::Arguments;
@@ -71,21 +73,39 @@ impl Output {
 /// Tells that the arguments are not understood, or what they ask of clap: help, or the version.
 pub(crate) fn refused(refused: &clap::Error) -> ExitCode {
     let json = std::env::args_os().any(|argument| argument == "--json");
-    if json && refused.use_stderr() {
-        let message = refused.to_string();
-        let message = message.trim().strip_prefix("error: ").unwrap_or(&message);
-        return Output { json }.fail(&Error::new(Code::InvalidArgument, "read the arguments", message));
+    let is_bare = refused.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
+    if refused.use_stderr() && (json || !is_bare) {
+        let cause = if is_bare { "which command? --help tells all".to_owned() } else { on_one_line(refused) };
+        return Output { json }.fail(&Error::new(Code::InvalidArgument, "read the arguments", cause));
     }
     // else nobody reads it
     _ = refused.print();
     ExitCode::from(u8::try_from(refused.exit_code()).unwrap_or(2))
 }
 
+/// What clap finds wrong, without how the command is used.
+fn on_one_line(refused: &clap::Error) -> String {
+    let text = refused.to_string();
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let mut cause = String::new();
+    for line in lines.take_while(|line| !["Usage:", "For more information"].iter().any(|end| line.starts_with(end))) {
+        let between = if cause.is_empty() {
+            ""
+        } else if cause.ends_with(':') {
+            " "
+        } else {
+            "; "
+        };
+        cause = cause + between + line.strip_prefix("error: ").unwrap_or(line);
+    }
+    cause
+}
+
 /// Prints a text. Whoever reads may have seen enough: then nothing is wrong.
 pub(crate) fn print_text(text: &str) -> Result<()> {
-    use std::io::{ErrorKind, Write, stdout};
+    use std::io::{Write, stdout};
     match stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         written => written.map_err(|error| Error::io("print the answer", "stdout", error)),
     }
 }
@@ -208,11 +228,6 @@ pub(crate) fn exit_code(code: Code) -> u8 {
         // as a shell tells of a process that SIGINT has ended
         Code::Cancelled => 130,
     }
-}
-
-/// Bytes, as `1.50 GiB`.
-pub(crate) fn size(bytes: u64) -> String {
-    BinaryBytes(bytes).to_string()
 }
 
 /// A time that has gone by, as `3 minutes`.

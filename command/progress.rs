@@ -184,7 +184,8 @@ impl Told {
         };
         match &self.progress {
             Progress::Bar(bar) => bar.suspend(|| say(&told)),
-            Progress::Lines { .. } | Progress::Nothing => say(&told),
+            Progress::Lines { .. } => say(&told),
+            Progress::Nothing => {}
         }
     }
 

@@ -45,6 +45,8 @@ pub(crate) fn run(host: &Host, arguments: &Verify, output: Output) -> Result<Exi
     }
     if output.json {
         output.print(&all, |_| String::new())?;
+    } else if let (Some(age), true) = (&arguments.not_verified_since, all.is_empty()) {
+        print_text(&format!("nothing is due: each point was verified within {age}\n"))?;
     }
     Ok(ExitCode::from(status(&all)))
 }

@@ -64,6 +64,15 @@ fn acts(c: char) -> bool {
         || matches!(c, '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
+/// Bytes, as `1.50 GiB`.
+pub fn size(bytes: u64) -> String {
+    let unit = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)].into_iter().find(|(_, bits)| bytes >> bits > 0);
+    unit.map_or_else(
+        || format!("{bytes} B"),
+        |(unit, bits)| format!("{:.2} {unit}", bytes as f64 / (1_u64 << bits) as f64),
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

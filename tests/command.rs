@@ -147,7 +147,8 @@ fn a_point_is_verified_and_the_status_is_the_verdict() {
     let listed = host.says(&["-r", "nas", "list"]);
     assert!(listed.contains(" good data 2"), "the chain alone was looked at before: {listed}");
     let since = ["-r", "nas", "verify", "--all", "--not-verified-since", "1d"];
-    assert_eq!(host.says(&[&since[..], &["--data"]].concat()), "");
+    let due = host.says(&[&since[..], &["--data"]].concat());
+    assert_eq!(due, "nothing is due: each point was verified within 1d\n");
     let noted = story.nas.at(&story.guest.name).join(format!(".nasbackup.verified-{}", name(&point)));
     std::fs::rename(&noted, noted.with_extension("gone")).unwrap();
     std::fs::create_dir(&noted).unwrap();
@@ -625,15 +626,19 @@ fn a_ctrl_c_ends_a_mount_that_hangs_and_leaves_nothing_of_it() {
     std::fs::set_permissions(tools.join("mount"), std::fs::Permissions::from_mode(0o755)).unwrap();
     let mut host = Host::new(&folder("nas"));
     host.tools = Some(tools);
-    let mut list = Waiting::begin(&host, &["-r", "nfs:192.0.2.1:/x", "list"]);
-    until("it mounts", || started.exists());
-    list.interrupt();
-    let status = list.child.wait().unwrap();
-    assert_eq!(status.code(), Some(130), "{}", list.complaint());
-    let mount = std::fs::read_to_string(&started).unwrap();
-    assert!(!Path::new("/proc").join(mount.trim()).exists(), "it goes on");
-    let mounts = std::fs::read_dir(host.settings.with_file_name("mounts")).unwrap();
-    assert_eq!(mounts.count(), 0);
+    for json in [&[][..], &["--json"]] {
+        let mut list = Waiting::begin(&host, &[json, &["-r", "nfs:192.0.2.1:/x", "list"]].concat());
+        until("it mounts", || started.exists());
+        list.interrupt();
+        let status = list.child.wait().unwrap();
+        assert_eq!(status.code(), Some(130), "{}", list.complaint());
+        assert_eq!(list.complaint().is_empty(), !json.is_empty(), "{}", list.complaint());
+        let mount = std::fs::read_to_string(&started).unwrap();
+        assert!(!Path::new("/proc").join(mount.trim()).exists(), "it goes on");
+        let mounts = std::fs::read_dir(host.settings.with_file_name("mounts")).unwrap();
+        assert_eq!(mounts.count(), 0);
+        std::fs::remove_file(&started).unwrap();
+    }
 }
 
 /// Nothing is mounted in the folder, and it holds nothing.
@@ -809,6 +814,23 @@ fn a_terminal_gets_a_bar_and_a_pipe_gets_lines() {
     assert!(text.contains("compare the data") && text.contains('\u{1b}') && text.contains("/s"), "{text}");
     let good = String::from_utf8(piped.stdout).unwrap();
     assert!(good.lines().all(|line| text.contains(line)), "{text}");
+}
+
+#[test]
+fn bash_takes_the_completions_and_whoever_asks_for_help_gets_all_of_it() {
+    let host = Host::new(&folder("nas"));
+    let script = folder("completions").join("nasbackup");
+    std::fs::write(&script, host.says(&["completions", "bash"])).unwrap();
+    let script = script.to_str().unwrap();
+    run("bash", ["-n", script]);
+    let bash = r#"set -eu; . "$1"; complete -p nasbackup; COMP_WORDS=(nasbackup re) COMP_CWORD=1
+        _nasbackup nasbackup re nasbackup; printf '%s\n' "${COMPREPLY[@]}""#;
+    let completed = run("bash", ["--norc", "-c", bash, "bash", script]);
+    let completed: Vec<_> = completed.lines().collect();
+    assert!(completed[0].ends_with(" -F _nasbackup nasbackup"), "{completed:?}");
+    assert_eq!(completed[1..], ["restore", "rebase"]);
+    assert!(host.says(&["restore", "--help"]).contains("Usage: nasbackup restore"));
+    assert!(host.says(&["--version"]).starts_with("nasbackup "));
 }
 
 #[test]
@@ -1025,14 +1047,15 @@ fn a_scratch_folder_that_qemu_can_t_pass_to_and_what_ceph_alone_needs_stop_no_ba
 fn a_folder_where_a_nas_is_to_be_mounted_and_is_not_is_no_repository() {
     let nas = folder("nas");
     let mounted = Nas::folder().through_fuse();
-    let fstab = folder("etc").join("fstab");
+    let etc = folder("etc");
+    let fstab = etc.join("fstab");
     // of a folder that is mounted itself it is all the same what lies above
     let above = mounted.root().parent().unwrap().display();
     let table = format!("nas:/x {} nfs soft\n/dev/sdb {above} ext4 noauto\n", nas.display());
     std::fs::write(&fstab, table).unwrap();
     let run = |nas: &Path, arguments: &[&str]| {
         let host = Host::new(nas);
-        let output = host.command().env("NASBACKUP_FSTAB", &fstab).args(arguments).output().unwrap();
+        let output = host.command().env("NASBACKUP_ETC", &etc).args(arguments).output().unwrap();
         let told = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
         (output.status.code().unwrap(), told)
     };
@@ -1041,7 +1064,7 @@ fn a_folder_where_a_nas_is_to_be_mounted_and_is_not_is_no_repository() {
     for nas in [&nas, &below] {
         for arguments in [&["-r", "nas", "list"][..], &["-r", "nas", "delete", "i-1/T"], &["doctor"]] {
             let (status, told) = run(nas, arguments);
-            let refused = told.contains("stands in /etc/fstab, and nothing is mounted there");
+            let refused = told.contains("/fstab', and nothing is mounted there");
             assert!(refused && status == if arguments == ["doctor"] { 1 } else { 13 }, "{arguments:?}: {told}");
         }
     }
@@ -1051,6 +1074,15 @@ fn a_folder_where_a_nas_is_to_be_mounted_and_is_not_is_no_repository() {
     symlink(&nas, &link).unwrap();
     std::fs::write(&fstab, format!("nas:/x {} nfs soft\n", nas.display())).unwrap();
     assert_eq!(run(&link, &["-r", "nas", "list"]).0, 13);
+    // systemd has units of its own
+    std::fs::remove_file(&fstab).unwrap();
+    assert_eq!(run(&link, &["-r", "nas", "list"]).0, 0);
+    let units = etc.join("systemd/system");
+    std::fs::create_dir_all(&units).unwrap();
+    symlink("/dev/null", units.join("masked.mount")).unwrap();
+    std::fs::write(units.join("x.mount"), format!("[Mount]\nWhat=nas:/x\nWhere = {}\n", nas.display())).unwrap();
+    let (status, told) = run(&below, &["-r", "nas", "list"]);
+    assert!(status == 13 && told.contains("x.mount', and nothing is mounted there"), "{told}");
 }
 
 #[test]
@@ -1131,6 +1163,14 @@ fn what_can_t_be_done_is_told_on_one_line_with_a_status_of_its_own() {
         (&["-r", "elsewhere", "list"], 2, "--repo: 'elsewhere' is no folder"),
         (&["-r", "/no/such/folder", "list"], 3, "NOT_FOUND"),
         (&["-r", "nas", "list", "i-1"], 3, "NOT_FOUND"),
+        (&["-r", "nas", "list", "i-1/T"], 2, "check the request: the machine: 'i-1/T' is no machine's name"),
+        (&["list", "--jsn"], 2, "unexpected argument '--jsn' found; tip: a similar argument exists: '--json'"),
+        (
+            &["show"],
+            2,
+            "INVALID_ARGUMENT: read the arguments: the following required arguments were not provided: <POINT>",
+        ),
+        (&["restore", "i-1/T", "--to", "x", "--format", "vmdk"], 2, "[possible values: qcow2, raw]"),
         (&["-r", "nas", "show", "i-1"], 2, "check the request: POINT: 'i-1'"),
         (&["-r", "nas", "rebase", "--parent", "i-1/T", "i-1/T"], 2, "--parent: is the point itself"),
         // the library logs what these come to

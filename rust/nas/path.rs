@@ -119,6 +119,13 @@ impl PointPath {
         }
     }
 
+    /// The folder of the machine that the request's `field` names. `INVALID_ARGUMENT` for what no machine can be called.
+    pub fn parse_instance(field: &str, name: &str) -> Result<RepoPath> {
+        let point = PointPath::parse(field, &format!("{name}/x"));
+        let refuse = |_| Error::invalid(field, format!("'{}' is no machine's name", plain(name)));
+        point.map(|point| point.instance_folder()).map_err(refuse)
+    }
+
     /// Name of the instance, the first component.
     pub fn instance(&self) -> &str {
         &self.instance

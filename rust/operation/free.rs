@@ -13,13 +13,11 @@ use crate::work::deadline::{WorkFor, bounded};
 /// `BUSY` while a process of this host works on the machine's points in a way that keeps out a call for that purpose.
 pub fn check(repository: Option<Repository>, instance: &str, purpose: Purpose) -> Result<()> {
     let export = Repository::check(repository)?;
-    let point = PointPath::parse("instance", &format!("{instance}/x"))?;
+    let folder = PointPath::parse_instance("instance", instance)?;
     let _on = WorkFor::repository(&export);
     let session = Session::open_bounded(export, config::current())?;
-    bounded("look at the instance's lock", limits::NAS_LOOK, move || {
-        match session.root().open_dir(&point.instance_folder()) {
-            Err(error) if error.code == Code::NotFound => Ok(()),
-            folder => lock::refuse_held(&folder?, purpose),
-        }
+    bounded("look at the instance's lock", limits::NAS_LOOK, move || match session.root().open_dir(&folder) {
+        Err(error) if error.code == Code::NotFound => Ok(()),
+        folder => lock::refuse_held(&folder?, purpose),
     })
 }

@@ -132,8 +132,8 @@ pub struct ListedDisk {
 /// Runs `listPoints`. `listener` is told before each machine.
 pub fn run(request: ListPointsRequest, listener: Listener<'_>) -> Result<ListedPoints> {
     let export = Repository::check(request.repository)?;
-    let only = request.instance.map(|name| PointPath::parse("instance", &format!("{name}/x"))).transpose()?;
-    let only = only.map(|point| point.instance().to_owned());
+    let only = request.instance.map(|name| PointPath::parse_instance("instance", &name)).transpose()?;
+    let only = only.map(|folder| folder.name().to_owned());
     let mut job = Reporter::new(job::start(request.job, "listPoints", &export, only.clone())?, listener)?;
     list(&export, only, &mut job).inspect_err(|error| health::note_failure(&export, error))
 }
@@ -178,7 +178,7 @@ fn instances(root: &Folder, mut go_on: impl FnMut() -> Result<()>) -> Result<(Ve
     let (mut machines, mut foreign) = (Vec::new(), Vec::new());
     for name in root.names()? {
         go_on()?;
-        let instance = name.to_str().filter(|name| PointPath::parse("instance", &format!("{name}/x")).is_ok());
+        let instance = name.to_str().filter(|name| PointPath::parse_instance("instance", name).is_ok());
         match instance {
             // what can't be looked at tells so as a machine
             Some(instance) if matches!(root.kind(&name), Ok(Some(FileType::Directory)) | Err(_)) => {

@@ -1,6 +1,7 @@
 //! What is taken of the host for a boot test, and of the restore point: decided, and not done.
 
 use crate::libvirt::{KnownEmulator, SavedDisk, SavedDomain, Uefi};
+use crate::plain::size;
 use crate::point::{Manifest, NVRAM_QCOW2, volume_of};
 
 /// Bytes of memory below which no guest is started.
@@ -12,10 +13,12 @@ const STAYS_FREE: u64 = 1 << 30;
 /// has left. An error in words if that is too little.
 pub(super) fn memory(saved: u64, asked: Option<u64>, available: u64) -> Result<u64, String> {
     let memory = saved.min(asked.unwrap_or(available / 2));
-    if memory < LEAST_MEMORY || memory > available {
-        return Err(format!("the guest is to have {memory} bytes, and the host has {available} left"));
+    let refuse = |why: String| Err(format!("the guest is to have {}, and {why}", size(memory)));
+    match memory {
+        ..LEAST_MEMORY => refuse(format!("needs {} at least", size(LEAST_MEMORY))),
+        _ if memory > available => refuse(format!("the host has {} left", size(available))),
+        _ => Ok(memory),
     }
-    Ok(memory)
 }
 
 /// The bytes that a host has left for processes, by its `/proc/meminfo`.
@@ -66,7 +69,7 @@ pub(super) fn held(domain: &SavedDomain, manifest: Option<&Manifest>, volumes: &
 /// Why the scratch has no room for more of what the guest writes, if that is so: `free` bytes of its file system, `allowed` by settings.
 pub(super) fn lack(free: u64, allowed: u64) -> Option<String> {
     if free < STAYS_FREE {
-        return Some(format!("the scratch folder has {free} bytes free, and {STAYS_FREE} are to stay so"));
+        return Some(format!("the scratch folder has {} free, and {} are to stay so", size(free), size(STAYS_FREE)));
     }
     (allowed == 0).then(|| "the scratch folder holds all that scratchPerVm or scratchPerHost allows".to_owned())
 }
@@ -93,6 +96,9 @@ mod tests {
         ] {
             assert_eq!(memory(saved, asked, available).map_err(drop), expected, "{saved} {asked:?} {available}");
         }
+        let refused = |asked, available| memory(2 * GIB, asked, available).unwrap_err();
+        assert_eq!(refused(Some(1 << 10), GIB), "the guest is to have 1.00 KiB, and needs 16.00 MiB at least");
+        assert_eq!(refused(Some(3 * GIB), GIB), "the guest is to have 2.00 GiB, and the host has 1.00 GiB left");
         assert_eq!(available("MemTotal: 9 kB\nMemAvailable:   7 kB\n"), Some(7 << 10));
         assert_eq!(available("MemTotal: 9 kB\n"), None);
     }

@@ -10,6 +10,7 @@ use crate::config::{Engine, LEAST_SCRATCH};
 use crate::engine::choice::{IOTHREADS_FIXED, LEAST_LIBVIRT, LEAST_QEMU, version};
 use crate::error::{Code, Error, Result as Tries};
 use crate::lacking;
+use crate::plain::size;
 
 /// What was asked, or why there is no answer.
 pub(super) type Asked<T> = Result<T, String>;
@@ -161,15 +162,6 @@ pub(super) fn scratch(room: &Tries<u64>, engine: Engine) -> Finding {
         }
         Err(error) => of_error(WHAT, error).advise(advice).stops(engine == Engine::Pull),
     }
-}
-
-/// `1.50 GiB`, as the command writes sizes.
-fn size(bytes: u64) -> String {
-    let unit = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)].into_iter().find(|(_, bits)| bytes >> bits > 0);
-    unit.map_or_else(
-        || format!("{bytes} B"),
-        |(unit, bits)| format!("{:.2} {unit}", bytes as f64 / (1_u64 << bits) as f64),
-    )
 }
 
 /// What is lacking, unless the error says that it could not be found out.
