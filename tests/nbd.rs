@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use nasbackup::error::{Code, Error, Result};
 use nasbackup::nbd::{ALLOCATION, Connection, DIRTY, Extent, ZERO};
-use support::{MIB, PATIENCE, folder, run, until};
+use support::{MIB, PATIENCE, folder, is_served, run, until};
 
 const TICK: Duration = Duration::from_millis(20);
 const BITMAP: &str = "qemu:dirty-bitmap:changes";
@@ -39,7 +39,7 @@ impl Server {
             .arg(image)
             .spawn()
             .unwrap();
-        until("qemu-nbd listens", || socket.exists());
+        until("qemu-nbd listens", || is_served(&socket));
         Server { process, socket }
     }
 

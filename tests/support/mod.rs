@@ -132,6 +132,14 @@ pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
+/// Does somebody listen at this Unix socket? There is a moment when it is there and nobody does.
+pub fn is_served(socket: &Path) -> bool {
+    const LISTENS: &str = " 00010000 "; // __SO_ACCEPTCON, of `Flags` in proc(5)
+    let path = socket.to_str().unwrap();
+    let sockets = std::fs::read_to_string("/proc/net/unix").unwrap();
+    sockets.lines().any(|line| line.ends_with(path) && line.contains(LISTENS))
+}
+
 /// Every path below `root`, relative, with a file's length: equal before and after means untouched. What goes while it is
 /// listed is not there.
 pub fn listing(root: &Path) -> Vec<(PathBuf, u64)> {

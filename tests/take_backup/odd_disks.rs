@@ -10,7 +10,7 @@ use nasbackup::point::Kind::{Full, Incremental};
 
 use serde_json::json;
 
-use crate::support::{Disk, Guest, Image, MIB, Nas, Story, details, folder, repository_json, until};
+use crate::support::{Disk, Guest, Image, MIB, Nas, Story, details, folder, is_served, repository_json, until};
 
 /// A vhost-user disk, which QEMU's own block layer knows nothing of, served by a process as SPDK would.
 struct VhostUser {
@@ -28,7 +28,7 @@ impl VhostUser {
         let address = format!("addr.type=unix,addr.path={}", socket.display());
         command.arg("--export").arg(format!("vhost-user-blk,id=export,node-name=image,writable=on,{address}"));
         let server = command.stdin(Stdio::null()).spawn().unwrap();
-        until("the disk is served", || socket.exists());
+        until("the disk is served", || is_served(&socket));
         give_to_all(&socket);
         let xml = format!(
             "<disk type='vhostuser' device='disk'><driver name='qemu' type='raw'/>\
