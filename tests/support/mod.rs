@@ -96,9 +96,9 @@ pub fn engine() -> Engine {
     if env!("CARGO_CRATE_NAME").starts_with("pull") { Engine::Pull } else { Engine::Push }
 }
 
-/// Runs a program and returns what it printed; panics when it fails.
+/// Runs a program and returns what it printed; panics when it fails, and when it hangs.
 pub fn run<I: AsRef<OsStr>>(program: &str, arguments: impl IntoIterator<Item = I>) -> String {
-    let mut command = Command::new(program);
+    let mut command = within_patience(program);
     command.args(arguments);
     let output = output(&mut command);
     assert!(
@@ -111,9 +111,16 @@ pub fn run<I: AsRef<OsStr>>(program: &str, arguments: impl IntoIterator<Item = I
     String::from_utf8(output.stdout).unwrap()
 }
 
+/// The program, which ends with status 124 if it hangs.
+fn within_patience(program: &str) -> Command {
+    let mut command = Command::new("timeout");
+    command.args(["--kill-after=10", &format!("{}", 2 * PATIENCE.as_secs()), program]);
+    command
+}
+
 /// Does the program end with status 0?
 pub fn succeeds<I: AsRef<OsStr>>(program: &str, arguments: impl IntoIterator<Item = I>) -> bool {
-    output(Command::new(program).args(arguments)).status.success()
+    output(within_patience(program).args(arguments)).status.success()
 }
 
 fn output(command: &mut Command) -> Output {

@@ -13,7 +13,7 @@ use nasbackup::work::job::JobStatus;
 use nasbackup::work::phase::Phase;
 use serde_json::Value;
 
-use super::{Disk, Guest, MIB, Nas, engine, image, init};
+use super::{Disk, Guest, MIB, Nas, PATIENCE, engine, image, init};
 
 /// The request, by this engine.
 pub fn by(engine: &str, request: TakeBackupRequest) -> TakeBackupRequest {
@@ -259,6 +259,8 @@ impl Story {
             backup_path: Some(backup_path(&self.guest, self.taken)),
             repository: Some(self.nas.repository()),
             mode: Some(mode.to_owned()),
+            // what hangs then says where
+            wait_seconds: Some(2 * PATIENCE.as_secs()),
             ..Default::default()
         };
         if mode != "legacy" {
