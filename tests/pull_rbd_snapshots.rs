@@ -11,7 +11,8 @@ use nasbackup::work::job::JobStatus;
 use nasbackup::work::phase::Phase;
 
 use support::{
-    Agent, Ceph, Disk, Ended, Guest, MIB, Nas, Story, ceph, own_host, run_as_agent, take_and_when, take_json, until,
+    Agent, Ceph, Disk, Ended, Guest, Image, MIB, Nas, Story, ceph, own_host, run_as_agent, take_and_when, take_json,
+    until,
 };
 
 /// Of the disk.
@@ -547,4 +548,22 @@ fn a_legacy_backup_takes_no_snapshot_and_keeps_those_that_are_there() {
     assert_eq!(story.accept(request).kinds(), [Full]);
     assert_eq!(ceph().snapshots(image(&story)), before);
     story.assert_all_restore();
+}
+
+/// What Ceph says has changed has nothing to do with where it is in the disk.
+#[test]
+fn a_running_guest_s_image_that_is_no_raw_one_is_read_whole() {
+    let mut story = Story::new(Guest::stopped([Disk::rbd().image(Image::Qcow2)]), Nas::folder());
+    let inner = support::folder("inner").join("qcow2");
+    Image::Qcow2.create(&inner, 48 * MIB);
+    ceph().remove(image(&story));
+    ceph().import(image(&story), &std::fs::read(inner).unwrap());
+    ceph().resize(image(&story), SIZE);
+    story.guest.start();
+    story.guest.write(0, 0x41, 0, SOME);
+    story.take("full");
+    story.guest.write(0, 0x51, 40 * MIB, MIB);
+    assert_eq!(story.take("incremental").kinds(), [Incremental]);
+    story.assert_all_restore();
+    assert_eq!(ceph().snapshots(image(&story)), [] as [&str; 0]);
 }

@@ -43,7 +43,7 @@ pub struct Disk {
     pub alias: Option<String>,
     /// Where its data is.
     pub source: Source,
-    /// How QEMU reaches its image in Ceph, if it has one, and if the XML tells all of that.
+    /// How QEMU reaches its image in Ceph, if the disk is one, byte for byte, and if the XML tells all of that.
     pub ceph: Option<CephSource>,
     /// Host path of its top image, a file or a device, as far as that is known: the path of a pool's volume is not in the
     /// XML (`DomainXml::locate`).
@@ -315,6 +315,7 @@ struct SourceElement {
     host: Vec<HostElement>,
     snapshot: Option<Present>,
     config: Option<Present>,
+    slices: Option<Present>,
     auth: Option<AuthElement>,
     encryption: Option<Present>,
 }
@@ -517,7 +518,9 @@ impl From<DiskElement> for Disk {
             }
             layer = this.backing;
         }
-        let ceph = disk.source.as_ref().and_then(|source| source.ceph(disk.auth.as_ref()));
+        let format = disk.driver.and_then(|d| d.format).unwrap_or_else(|| "raw".to_owned());
+        let ceph = disk.source.as_ref().filter(|_| format == "raw");
+        let ceph = ceph.and_then(|source| source.ceph(disk.auth.as_ref()));
         let source = Source::from(&disk.kind, disk.source);
         Disk {
             target: disk.target.map(|t| t.dev).unwrap_or_default(),
@@ -526,7 +529,7 @@ impl From<DiskElement> for Disk {
             path: source.host_path().map(str::to_owned),
             source,
             alias: disk.alias.map(|alias| alias.name),
-            format: disk.driver.and_then(|d| d.format).unwrap_or_else(|| "raw".to_owned()),
+            format,
             backing,
             serial: disk.serial.filter(|s| !s.is_empty()),
             shareable: disk.shareable.is_some(),
@@ -541,7 +544,8 @@ impl From<DiskElement> for Disk {
 impl SourceElement {
     /// How QEMU reaches the image in Ceph. `auth` is the disk's own, which libvirt writes where it was given.
     fn ceph(&self, auth: Option<&AuthElement>) -> Option<CephSource> {
-        let plain = self.protocol.as_deref() == Some("rbd") && self.snapshot.is_none() && self.config.is_none();
+        let told = self.snapshot.is_none() && self.config.is_none() && self.slices.is_none();
+        let plain = self.protocol.as_deref() == Some("rbd") && told;
         let name = self.name.clone().filter(|_| plain)?;
         let monitors: Vec<_> = self.host.iter().map(HostElement::address).collect::<Option<_>>()?;
         let auth = self.auth.as_ref().or(auth);
@@ -652,6 +656,9 @@ mod tests {
             assert_eq!(disk(source, auth), None, "{source}");
         }
         assert_eq!(disk("<host name='a'/><config file='/etc/ceph/other.conf'/>", auth), None);
+        assert_eq!(disk("<host name='a'/><slices><slice type='storage' offset='1' size='2'/></slices>", auth), None);
+        assert_eq!(disk("<host name='a'/>", "<driver name='qemu' type='qcow2'/>"), None);
+        assert!(disk("<host name='a'/>", "<driver name='qemu' type='raw'/>").is_some());
     }
 
     #[test]

@@ -168,7 +168,7 @@ impl Disk {
 
     /// Can it carry a bitmap?
     pub fn takes_bitmaps(&self) -> bool {
-        self.image == Image::Qcow2 && self.is_writable()
+        self.image == Image::Qcow2 && self.rbd.is_none() && self.is_writable()
     }
 
     /// May the guest write to it?
