@@ -567,3 +567,69 @@ fn a_running_guest_s_image_that_is_no_raw_one_is_read_whole() {
     story.assert_all_restore();
     assert_eq!(ceph().snapshots(image(&story)), [] as [&str; 0]);
 }
+
+/// What such an image's snapshots hold changes, and not all is told that has changed since.
+#[test]
+fn an_image_that_is_being_migrated_is_read_whole() {
+    let mut story = with_full(SOME);
+    ceph().begin_migration(image(&story));
+    for (pattern, runs) in [(0x51, false), (0x52, true)] {
+        story.guest.start();
+        story.guest.write(0, pattern, 3 * MIB, MIB);
+        if !runs {
+            story.guest.stop();
+        }
+        let request = if runs { story.request("incremental") } else { story.stopped_request("incremental") };
+        let taken = &story.accept(request).taken;
+        assert_eq!(taken.kind, Incremental);
+        assert!(taken.details.contains("no snapshot was taken, all of it was read: 'rbd migration'"), "{taken:?}");
+    }
+    story.guest.stop();
+    ceph().end_migration(image(&story));
+    assert_eq!(take(&mut story, "incremental"), SOME);
+    assert_read_whole(&story, "the parent point names no snapshot");
+    while_it_runs(&mut story, |guest| guest.write(0, 0x53, 3 * MIB, MIB));
+    assert!(take(&mut story, "incremental") <= MIB);
+    assert_by_snapshot(&story);
+    story.assert_all_restore();
+}
+
+/// As where the cluster that the monitors' names lead to is another one by now.
+#[test]
+fn a_running_guest_s_image_is_not_another_of_its_name() {
+    let mut story = on_rbd(SOME);
+    take(&mut story, "full");
+    let name = image(&story).to_owned();
+    let own = format!("{name}-own");
+    ceph().rename(&name, &own);
+    ceph().create(&name, SIZE);
+    for pattern in [0x51, 0x52] {
+        story.guest.write_on(0, pattern, 3 * MIB, MIB);
+        let request = story.request("incremental");
+        let path = request.backup_path.clone().unwrap();
+        let held = support::folder("held").join("copy");
+        std::fs::write(&held, ceph().content(&own)).unwrap();
+        let taken = take_backup::run(request, &mut |_| Ok(())).unwrap();
+        assert!(taken.details.contains("no snapshot was taken, all of it was read: nobody has it open"), "{taken:?}");
+        story.adopt(path, [(name.clone(), held)].into());
+    }
+    assert_eq!(ceph().snapshots(&name), [] as [&str; 0]);
+    story.assert_all_restore();
+}
+
+/// As where a guest runs on another host.
+#[test]
+fn a_stopped_guest_s_image_without_exclusive_lock_is_not_that_of_somebody_who_writes() {
+    let mut story = with_full(SOME);
+    ceph().disable(image(&story), &["fast-diff", "object-map", "exclusive-lock"]);
+    let before = ceph().snapshots(image(&story));
+    let mut writer = ceph().open(image(&story));
+    until("it is open", || !ceph().is_closed(image(&story)));
+    let taken = &story.take_stopped("incremental").taken;
+    assert!(taken.details.contains("no snapshot was taken, all of it was read: somebody has it open"), "{taken:?}");
+    assert_eq!(ceph().snapshots(image(&story)), before);
+    drop(writer.stdin.take());
+    assert!(writer.wait().unwrap().success());
+    take(&mut story, "incremental");
+    story.assert_all_restore();
+}

@@ -69,6 +69,31 @@ impl Ceph {
         self.rbd(&["resize", "--no-progress", "--allow-shrink", "--size", &format!("{bytes}B"), image]);
     }
 
+    /// Its name is another one from now on, for whoever has it open too.
+    pub fn rename(&self, image: &str, name: &str) {
+        self.rbd(&["rename", image, name]);
+    }
+
+    /// Begins to move its data to an image that has its name from now on.
+    pub fn begin_migration(&self, image: &str) {
+        let image = format!("{POOL}/{image}");
+        self.rbd(&["migration", "prepare", &image, &image]);
+    }
+
+    /// Moves the data.
+    pub fn end_migration(&self, image: &str) {
+        let image = format!("{POOL}/{image}");
+        self.rbd(&["migration", "execute", "--no-progress", &image]);
+        self.rbd(&["migration", "commit", "--no-progress", &image]);
+    }
+
+    /// A program that has the image open for writing, until its standard input ends.
+    pub fn open(&self, image: &str) -> std::process::Child {
+        let mut opened = std::process::Command::new("qemu-io");
+        opened.args(["-f", "raw", &self.source(image)]);
+        opened.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::null()).spawn().unwrap()
+    }
+
     pub fn remove(&self, image: &str) {
         self.rbd(&["remove", "--no-progress", image]);
     }

@@ -1,10 +1,11 @@
 //! Asks Ceph's own tool who has an image open for writing, because nothing locks an image in Ceph.
 
+use std::time::Duration;
+
 use serde::Deserialize;
 
 use super::{Rbd, tool};
 use crate::error::{Code, Error, Result};
-use crate::limits;
 use crate::process::Tool;
 
 const RBD: Tool = tool::rbd("ask who has the image in Ceph open");
@@ -27,8 +28,8 @@ pub(in crate::operation) fn can_be_asked() -> Result<()> {
 
 /// Counts the clients that have `image` open. Ceph counts a client that was killed for half a minute more. `go_on` is asked while this
 /// waits.
-pub(in crate::operation) fn clients(image: &Rbd, go_on: impl FnMut() -> Result<()>) -> Result<usize> {
-    count(&tool::run(RBD, &["status", "--format=json"], image, None, limits::CEPH, go_on)?)
+pub(in crate::operation) fn clients(image: &Rbd, limit: Duration, go_on: impl FnMut() -> Result<()>) -> Result<usize> {
+    count(&tool::run(RBD, &["status", "--format=json"], image, None, limit, go_on)?)
 }
 
 fn count(told: &str) -> Result<usize> {

@@ -39,7 +39,7 @@ impl InCeph {
         let server = Server::start(rbd, Access::Write, (&config::current(), vm), limits::STORAGE_LONG_STEP, job)?;
         let image = Arc::new(CephImage::open(&server)?);
         // the server's client is one of them; whoever opens the image from now on is seen by `check_alone`
-        let clients = clients(rbd, || job.tell())?;
+        let clients = clients(rbd, limits::CEPH, || job.tell())?;
         let opened = InCeph { rbd: rbd.clone(), image, _server: server };
         opened.check(
             clients,
@@ -51,7 +51,7 @@ impl InCeph {
 
     /// `DOMAIN_STATE` when somebody else has opened the image since.
     pub(super) fn check_alone(&self, job: &mut Reporter<'_>) -> Result<()> {
-        let clients = clients(&self.rbd, || job.tell())?;
+        let clients = clients(&self.rbd, limits::CEPH, || job.tell())?;
         self.check(clients, "look at the outputs", "somebody has opened it while it was written")
     }
 

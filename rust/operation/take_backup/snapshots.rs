@@ -24,6 +24,8 @@ const ID: usize = 32;
 const END: &str = "-end";
 /// The feature by which one client at a time has an image to itself.
 const EXCLUSIVE: &str = "exclusive-lock";
+/// The feature of an image whose data still lies in another one.
+const MIGRATING: &str = "migrating";
 
 /// An image of which this backup takes a snapshot.
 #[derive(Debug, Clone)]
@@ -34,6 +36,8 @@ pub(super) struct DiskImage {
     target: String,
     image: Rbd,
     name: String,
+    /// Ceph was asked for the snapshot.
+    may_be_there: bool,
     /// Of a disk that is compared: the parent's snapshot, since which Ceph tells what has changed, or why it can't.
     since: Option<std::result::Result<Snapshot, String>>,
     /// The names of ours that were there before.
@@ -43,7 +47,7 @@ pub(super) struct DiskImage {
 impl DiskImage {
     pub(super) fn new(disk: usize, target: &str, image: Rbd, call: &Call<'_>) -> DiskImage {
         let name = format!("{PREFIX}{}", call.point_id);
-        DiskImage { disk, target: target.to_owned(), image, name, since: None, older: Vec::new() }
+        DiskImage { disk, target: target.to_owned(), image, name, may_be_there: false, since: None, older: Vec::new() }
     }
 
     /// Takes the snapshot, and notes it in the plan of the disk. Of an image that a guest has open it is refused unless that guest's
@@ -56,14 +60,41 @@ impl DiskImage {
         job: &mut Reporter<'_>,
     ) -> Result<()> {
         let limit = limits::CEPH.min(call.left());
-        let refuse = |cause: &str| Error::new(Code::JobFailed, STEP, cause);
+        let refuse = |cause: &str| Err(Error::new(Code::JobFailed, STEP, cause));
         let info = ceph::info(&self.image, limit, || job.tell())?;
-        let image = info.id.ok_or_else(|| refuse("it is of format 1, and has no id"))?;
-        if is_open && !info.features.iter().any(|feature| feature == EXCLUSIVE) {
-            return Err(refuse("it is without the feature 'exclusive-lock'"));
+        let has = |feature: &str| info.features.iter().any(|known| known == feature);
+        let is_exclusive = has(EXCLUSIVE);
+        let image = match info.id {
+            None => return refuse("it is of format 1, and has no id"),
+            // Ceph 16 lets what such an image's snapshots hold change, and does not tell all that has changed since
+            Some(_) if has(MIGRATING) => return refuse("'rbd migration' is under way"),
+            Some(_) if is_open && !is_exclusive => return refuse("it is without the feature 'exclusive-lock'"),
+            Some(image) => image,
+        };
+        let taken = ceph::take(&self.image, &self.name, limit, || job.tell());
+        // what Ceph refuses it does not do late
+        self.may_be_there = !matches!(&taken, Err(error) if error.code == Code::JobFailed);
+        taken?;
+        self.look(image, (is_open, is_exclusive), disk, limit, job)
+    }
+
+    /// Looks at the image, of which the snapshot is taken.
+    fn look(
+        &mut self,
+        image: String,
+        (is_open, is_exclusive): (bool, bool),
+        disk: &mut DiskPlan,
+        limit: Duration,
+        job: &mut Reporter<'_>,
+    ) -> Result<()> {
+        // not before: who opens it now knows of the snapshot
+        if is_open || !is_exclusive {
+            let clients = ceph::clients(&self.image, limit, || job.tell())?;
+            if let Some(cause) = stranger(is_open, clients) {
+                return Err(Error::new(Code::JobFailed, STEP, cause));
+            }
         }
-        ceph::take(&self.image, &self.name, limit, || job.tell())?;
-        let there = ceph::list(&self.image, limit, || job.tell()).inspect_err(|_| self.remove())?;
+        let there = ceph::list(&self.image, limit, || job.tell())?;
         let now = there.iter().find(|listed| listed.name == self.name).ok_or_else(|| self.gone(&self.name))?;
         if matches!(disk.strategy, Strategy::Compared(..)) {
             self.since = Some(match disk.since.take().filter(|since| is_ours(&since.name)) {
@@ -113,9 +144,9 @@ impl DiskImage {
             Err(error) => Err(error),
         };
         match ceph::remove(&self.image, &end) {
+            Ok(()) => changes,
             // then it may have been gone before all was told
-            Err(error) if changes.is_ok() => Ok(self.whole(&error.cause)),
-            _ => changes,
+            Err(error) => changes.map(|_| self.whole(&error.cause)),
         }
     }
 
@@ -155,9 +186,11 @@ impl DiskImage {
         Error::new(Code::JobFailed, "look at the image in Ceph", cause).on_disk(&self.target)
     }
 
-    /// Removes the snapshot, because its point is not published.
+    /// Removes the snapshot, because no published point has it.
     pub(super) fn remove(&self) {
-        if let Err(error) = ceph::remove(&self.image, &self.name) {
+        if self.may_be_there
+            && let Err(error) = ceph::remove(&self.image, &self.name)
+        {
             log::warn!("snapshot '{}' of '{}' stays until the next backup: {error}", self.name, self.image.name);
         }
     }
@@ -180,6 +213,15 @@ pub(super) fn or_refused<T>(asked: Result<T>) -> Result<Result<T, String>> {
     match asked {
         Err(error) if error.code == Code::JobFailed => Ok(Err(error.cause)),
         asked => asked.map(Ok),
+    }
+}
+
+/// Why an image that so many clients have open is not that of a guest, which `is_open`, if so.
+fn stranger(is_open: bool, clients: usize) -> Option<&'static str> {
+    match (is_open, clients) {
+        (true, 0) => Some("nobody has it open: the guest's disk is another image"),
+        (false, 1..) => Some("somebody has it open, and it is without the feature 'exclusive-lock'"),
+        _ => None,
     }
 }
 

@@ -33,7 +33,7 @@ impl Attempt<Running> {
                 Ok(()) => {}
                 Err(error) if error.code == Code::Cancelled => return Err(error),
                 Err(error) => {
-                    images.pop_if(|image| image.disk == i);
+                    images.pop_if(|image| image.disk == i).iter().for_each(DiskImage::remove);
                     details.push(snapshots::without(&planned.facts.target, &error.cause));
                 }
             }

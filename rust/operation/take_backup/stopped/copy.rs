@@ -79,7 +79,7 @@ impl Attempt<Stopped> {
             let image = guest.images.last_mut();
             let taken = image.map_or(Ok(()), |image| image.take(false, &mut plan.disks[i], call, job));
             if let Err(reason) = snapshots::or_refused(taken).map_err(|error| error.on_disk(&rbd.name))? {
-                guest.images.pop();
+                guest.images.pop().iter().for_each(DiskImage::remove);
                 plan.details.push(snapshots::without(&rbd.name, &reason));
             }
         }
