@@ -633,3 +633,20 @@ fn a_stopped_guest_s_image_without_exclusive_lock_is_not_that_of_somebody_who_wr
     take(&mut story, "incremental");
     story.assert_all_restore();
 }
+
+/// A clone of it, for example.
+#[test]
+fn a_snapshot_that_can_not_be_removed_keeps_no_other() {
+    let mut story = with_full(SOME);
+    let kept = ceph().snapshots(image(&story)).remove(0);
+    ceph().protect(image(&story), &kept, true);
+    for _ in 0..3 {
+        let details = &story.take_stopped("incremental").taken.details;
+        assert!(details.contains("older snapshots stay") && details.contains(&kept), "{details}");
+        let newest = format!("nasbackup-{}", story.last().taken.point_id);
+        assert_eq!(ceph().snapshots(image(&story)), [kept.clone(), newest]);
+    }
+    ceph().protect(image(&story), &kept, false);
+    take(&mut story, "incremental");
+    story.assert_all_restore();
+}

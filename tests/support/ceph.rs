@@ -87,6 +87,11 @@ impl Ceph {
         self.rbd(&["migration", "commit", "--no-progress", &image]);
     }
 
+    /// Keeps others from removing the snapshot, or no more.
+    pub fn protect(&self, image: &str, name: &str, on: bool) {
+        self.rbd(&["snap", if on { "protect" } else { "unprotect" }, &format!("{image}@{name}")]);
+    }
+
     /// A program that has the image open for writing, until its standard input ends.
     pub fn open(&self, image: &str) -> std::process::Child {
         let mut opened = std::process::Command::new("qemu-io");

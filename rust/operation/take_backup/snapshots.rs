@@ -197,8 +197,17 @@ impl DiskImage {
 
     /// Removes the older snapshots of ours, which no backup needs any more; what became of that, if it did not succeed.
     pub(super) fn remove_older(&self) -> Option<String> {
-        let remove = |name: &String| ceph::remove(&self.image, name).map_err(|error| error.on_disk(name));
-        let error = self.older.iter().try_for_each(remove).err()?;
+        let mut first = None;
+        for name in &self.older {
+            let Err(error) = ceph::remove(&self.image, name) else { continue };
+            // one that is protected keeps none of the others; a Ceph that does not answer is not asked again
+            let is_refused = error.code == Code::JobFailed;
+            first.get_or_insert_with(|| error.on_disk(name));
+            if !is_refused {
+                break;
+            }
+        }
+        let error = first?;
         Some(format!("disk {}: older snapshots stay until the next backup: {error}", self.target))
     }
 }
