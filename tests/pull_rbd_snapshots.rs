@@ -4,6 +4,8 @@
 
 mod support;
 
+use std::os::unix::fs::PermissionsExt;
+
 use nasbackup::error::{Code, Error};
 use nasbackup::operation::take_backup::{self, TakeBackupRequest};
 use nasbackup::point::Kind::{Full, Incremental};
@@ -648,5 +650,29 @@ fn a_snapshot_that_can_not_be_removed_keeps_no_other() {
     }
     ceph().protect(image(&story), &kept, false);
     take(&mut story, "incremental");
+    story.assert_all_restore();
+}
+
+/// As of a cluster that is full: who writes waits, for a snapshot too, and who reads does not.
+#[cfg(feature = "test-hooks")]
+#[test]
+fn an_image_of_which_no_snapshot_comes_in_time_is_read_whole() {
+    let mut story = on_rbd(SOME);
+    let tools = support::folder("tools");
+    std::os::unix::fs::symlink("/usr/bin/qemu-nbd", tools.join("qemu-nbd")).unwrap();
+    let waits = "#!/bin/sh\ncase $* in *'snap create'*) exec sleep 1000;; *) exec /usr/bin/rbd \"$@\";; esac\n";
+    std::fs::write(tools.join("rbd"), waits).unwrap();
+    std::fs::set_permissions(tools.join("rbd"), std::fs::Permissions::from_mode(0o755)).unwrap();
+    for runs in [true, false] {
+        if !runs {
+            story.guest.stop();
+        }
+        let request = if runs { story.request("full") } else { story.stopped_request("full") };
+        let (path, content) = (request.backup_path.clone().unwrap(), story.content());
+        let agent = Agent::new(&own_host(), &[("takeBackup", take_json(&request))]);
+        agent.with_tools(&tools).waiting("take a snapshot of the image in Ceph=2000").succeed();
+        story.adopt(path, content);
+        assert!(story.manifest(&story.last().path)["disks"][0]["snapshot"].is_null());
+    }
     story.assert_all_restore();
 }

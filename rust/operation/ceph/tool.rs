@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 
 use super::{Rbd, WRITTEN, confinement};
 use crate::error::{Code, Error, Result};
+use crate::limits;
 use crate::process::{Ended, Process, Tool};
 use crate::sys;
 
@@ -43,7 +44,8 @@ pub(super) fn run(
     confinement().put_on(&mut command);
     // the change of the user resets this, so it is set afterwards
     sys::end_with_thread(&mut command);
-    let ended: Ended = tool.start(&mut command)?.told_up_to(WRITTEN).wait(limit, go_on, Process::ended)?;
+    let ended: Ended =
+        tool.start(&mut command)?.told_up_to(WRITTEN).wait(limits::within(tool.step, limit), go_on, Process::ended)?;
     ended.result()
 }
 

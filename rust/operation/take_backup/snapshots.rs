@@ -217,10 +217,10 @@ pub(super) fn without(target: &str, reason: &str) -> String {
     format!("disk {target}: no snapshot was taken, all of it was read: {reason}")
 }
 
-/// What was asked for, or why Ceph, or this host, does not allow it.
+/// What was asked for, or why Ceph, or this host, does not do it: a cluster that is full lets who writes wait, and can be read.
 pub(super) fn or_refused<T>(asked: Result<T>) -> Result<Result<T, String>> {
     match asked {
-        Err(error) if error.code == Code::JobFailed => Ok(Err(error.cause)),
+        Err(error) if matches!(error.code, Code::JobFailed | Code::Timeout) => Ok(Err(error.cause)),
         asked => asked.map(Ok),
     }
 }
