@@ -140,7 +140,7 @@ fn base64(bytes: &[u8]) -> String {
 fn is_image(image: &str) -> bool {
     let parts: Vec<_> = image.split('/').collect();
     parts.len() == 2
-        && parts.iter().all(|part| !part.is_empty() && !part.starts_with('.'))
+        && parts.iter().all(|part| !part.is_empty() && !part.starts_with(['.', '-']))
         && !image.contains(['\\', '@', '='])
 }
 
@@ -240,6 +240,7 @@ mod tests {
             ("rbd:p/i@secret", "is not rbd:pool/image"),
             ("rbd:p/..:id=a", "is not rbd:pool/image"),
             ("rbd:/i", "is not rbd:pool/image"),
+            ("rbd:-p/i", "is not rbd:pool/image"),
             ("rbd:p/i\\:x", "is not rbd:pool/image"),
             ("rbd:p/i:conf=/secret", "option 'conf' is not one"),
             ("rbd:p/i:keyfile=/secret", "option 'keyfile' is not one"),
