@@ -44,7 +44,8 @@ fn text(booted: &BootedPoint) -> String {
             Wait::Seconds(seconds) => format!("{seconds} seconds"),
         };
         let took = time(Duration::from_millis(booted.total_millis));
-        text += &format!("\n  waited for {seen}, {took} in all\n  {how}, with {} of memory", size(booted.memory));
+        let tpm = if booted.tpm { " and its TPM" } else { "" };
+        text += &format!("\n  waited for {seen}, {took} in all\n  {how}, with {} of memory{tpm}", size(booted.memory));
     }
     for target in &booted.left_out {
         text += &format!("\n  without {target}, which the point does not hold");

@@ -12,7 +12,7 @@ use nasbackup::error::{Code, Error};
 use nasbackup::operation;
 use nasbackup::work::phase::Phase;
 use serde_json::{Value, json};
-use support::{Guest, MIB, Nas, READY, Story, Then, bootable_guest, folder, run, until};
+use support::{Guest, MIB, Nas, READY, Story, Then, bootable_guest, certificate, folder, run, secret, until};
 
 /// A host with settings and folders of its own.
 struct Host {
@@ -328,6 +328,53 @@ fn a_guest_with_uefi_boots_by_the_host_s_firmware_on_a_copy_of_its_variables() {
     assert_eq!(variables(), before);
     assert!(!domains().iter().any(|name| name.starts_with(&own)));
     assert_eq!(own_folders(), [""; 0].map(PathBuf::from));
+}
+
+#[test]
+fn a_guest_has_the_tpm_whose_state_its_point_holds_and_none_of_it_stays() {
+    let with_tpm = |encryption: &str| {
+        let mut guest = bootable_guest(Then::Rest);
+        guest.stop();
+        guest.devices = format!("<tpm model='tpm-crb'><backend type='emulator'>{encryption}</backend></tpm>");
+        guest.start();
+        Story::new(guest, Nas::folder())
+    };
+    let mut story = with_tpm("");
+    story.take("full");
+    let host = Host::new(story.nas.root(), "");
+    let point = story.last().path.clone();
+    let held = std::fs::read(story.nas.at(&point).join("tpm2-00.permall")).unwrap();
+    let states = || {
+        let folders = std::fs::read_dir("/var/lib/libvirt/swtpm").unwrap().map(|entry| entry.unwrap().path());
+        folders.collect::<std::collections::BTreeSet<_>>()
+    };
+    let before = states();
+    let (status, booted) = host.boot(&[&point, "--wait", &ready()]);
+    assert_eq!((status, &booted["tpm"]), (0, &json!(true)), "{booted}");
+    assert_eq!(states(), before);
+
+    let (mut killed, domain) = host.wait_in_vain(&point);
+    let own = Path::new("/var/lib/libvirt/swtpm").join(run("virsh", ["domuuid", &domain]).trim());
+    let state = own.join("tpm2/tpm2-00.permall");
+    assert!(certificate(&std::fs::read(&state).unwrap()) == certificate(&held), "it has another TPM");
+    let swtpm = run("pgrep", ["--full", "--list-full", own.to_str().unwrap()]);
+    assert!(swtpm.contains("/swtpm socket "), "{swtpm}");
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    until("libvirt ends its domain", || !domains().contains(&domain));
+    // as of one that was killed before libvirt knew of the domain
+    std::fs::create_dir_all(own.join("tpm2")).unwrap();
+    std::fs::write(&state, held).unwrap();
+    let (status, booted) = host.boot(&[&point, "--wait", &ready()]);
+    assert_eq!((status, states()), (0, before), "{booted}");
+    host.assert_bare();
+
+    // what nobody here can decrypt
+    let uuid = secret("<usage type='vtpm'><name>of-a-boot-test</name></usage>", "c2VjcmV0");
+    let mut story = with_tpm(&format!("<encryption secret='{uuid}'/>"));
+    story.take("full");
+    let (status, booted) = Host::new(story.nas.root(), "").boot(&[&story.last().path, "--wait", &ready()]);
+    assert_eq!((status, &booted["tpm"]), (0, &json!(false)), "{booted}");
 }
 
 #[test]

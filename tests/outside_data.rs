@@ -110,6 +110,7 @@ fn boot(text: &str) {
         cpus: saved.cpus,
         uefi: None,
         disks: &disks,
+        tpm: saved.tpm.map(|model| ("00112233-4455-6677-8899-aabbccddeeff", model)),
     });
     let read = DomainXml::parse(&written).unwrap();
     let is_ours = |disk: &libvirt::Disk| disk.path.as_deref() == Some("/overlay");

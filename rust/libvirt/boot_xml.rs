@@ -34,6 +34,8 @@ pub struct BootDomain<'a> {
     pub uefi: Option<(&'a str, &'a str)>,
     /// Its disks.
     pub disks: &'a [BootDisk<'a>],
+    /// Its UUID and the model of its TPM, of a machine for which libvirt finds the state of one in the folder of that UUID.
+    pub tpm: Option<(&'a str, &'a str)>,
 }
 
 /// A disk of it.
@@ -53,6 +55,7 @@ pub fn boot_xml(domain: &BootDomain<'_>) -> String {
     let mut xml = Xml::new();
     xml.open("domain", &[("type", domain.kind)]);
     xml.text("name", domain.name);
+    domain.tpm.iter().for_each(|(uuid, _)| xml.text("uuid", uuid));
     xml.open("memory", &[("unit", "KiB")]);
     xml.content(&(domain.memory >> 10).to_string());
     xml.close("memory");
@@ -76,6 +79,11 @@ pub fn boot_xml(domain: &BootDomain<'_>) -> String {
     let has_order = domain.disks.iter().any(|disk| disk.saved.boot.is_some());
     domain.disks.iter().for_each(|disk| add_disk(&mut xml, disk, has_order));
     add_devices(&mut xml, saved);
+    if let Some((_, model)) = domain.tpm {
+        xml.open("tpm", &[("model", model)]);
+        xml.empty("backend", &[("type", "emulator"), ("version", "2.0")]);
+        xml.close("tpm");
+    }
     xml.close("devices");
     xml.close("domain");
     xml.done()
@@ -203,6 +211,7 @@ mod tests {
             cpus: 2,
             uefi: saved.uefi.as_ref().map(|_| ("/usr/share/ovmf", "/run/variables")),
             disks: &disks,
+            tpm: saved.tpm.map(|model| ("00112233-4455-6677-8899-aabbccddeeff", model)),
         })
     }
 
@@ -289,6 +298,17 @@ mod tests {
                 "evil",
             ),
             (disk("vda", "virtio", "<serial> a&amp;b</serial>"), "a&amp;b</serial>", "<channel"),
+            (
+                disk("vda", "virtio", "")
+                    + "<tpm model='tpm-tis'><backend type='emulator' version='1.2' evil=''/></tpm>",
+                "<tpm model=\"tpm-tis\"><backend type=\"emulator\" version=\"2.0\"/></tpm></devices>",
+                "evil",
+            ),
+            (
+                disk("vda", "virtio", "") + "<tpm model='tpm-tis'><backend type='passthrough'/></tpm>",
+                "</disk><serial",
+                "<tpm",
+            ),
             (disk("vda", "virtio", "<serial>\u{e4}</serial>"), "<clock offset=\"localtime\"/>", "<serial>"),
         ] {
             let saved = SavedDomain::parse(&text(&devices)).unwrap();

@@ -2,6 +2,9 @@
 
 use serde::Deserialize;
 
+/// Where libvirt keeps the state of TPMs, in a folder for each domain, by its UUID.
+pub const TPM_FOLDERS: &str = "/var/lib/libvirt/swtpm";
+
 const UNNAMED: &str = "libvirt names no file of theirs";
 
 /// The UEFI variables.

@@ -29,7 +29,7 @@ pub use domain::{Domain, JobPicture, JobState, State};
 pub use domain_xml::{CephSource, Device, Disk, DomainXml, Interface, SecretName, Source};
 pub use emulator::Emulator;
 pub use event::{Action, Event, IoError, Subscription, subscribe};
-pub use machine_xml::{Nvram, Tpm};
+pub use machine_xml::{Nvram, TPM_FOLDERS, Tpm};
 pub use saved_xml::{SavedDisk, SavedDomain, Uefi};
 pub use secret::ceph_key;
 

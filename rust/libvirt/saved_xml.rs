@@ -17,6 +17,7 @@ const SCSI: [&str; 7] = [
     "lsisas1078",
     "vmpvscsi",
 ];
+const TPMS: [&str; 2] = ["tpm-crb", "tpm-tis"];
 const SECTORS: [&str; 2] = ["512", "4096"];
 /// Longer than any serial that a disk's bus carries.
 const LONGEST_SERIAL: usize = 256;
@@ -44,6 +45,8 @@ pub struct SavedDomain {
     pub disks: Vec<SavedDisk>,
     /// It has a channel to the guest's agent.
     pub agent: bool,
+    /// The model of its TPM, if that is emulated.
+    pub tpm: Option<&'static str>,
 }
 
 /// UEFI firmware.
@@ -89,6 +92,7 @@ impl SavedDomain {
             local_time: domain.clock.is_some_and(|clock| clock.offset == "localtime"),
             scsi: devices.controller.iter().find_map(Controller::scsi_model),
             agent: devices.channel.iter().any(Channel::is_to_agent),
+            tpm: devices.tpm.iter().find_map(TpmElement::model),
             disks: devices.disk.into_iter().filter_map(DiskElement::understood).collect(),
         })
     }
@@ -202,6 +206,28 @@ struct Devices {
     controller: Vec<Controller>,
     #[serde(default)]
     channel: Vec<Channel>,
+    #[serde(default)]
+    tpm: Vec<TpmElement>,
+}
+
+#[derive(Deserialize)]
+struct TpmElement {
+    #[serde(rename = "@model", default)]
+    model: String,
+    backend: Option<TpmBackend>,
+}
+
+#[derive(Deserialize)]
+struct TpmBackend {
+    #[serde(rename = "@type", default)]
+    kind: String,
+}
+
+impl TpmElement {
+    fn model(&self) -> Option<&'static str> {
+        let is_emulated = self.backend.as_ref().is_some_and(|backend| backend.kind == "emulator");
+        if is_emulated { among(TPMS, &self.model) } else { None }
+    }
 }
 
 #[derive(Deserialize)]

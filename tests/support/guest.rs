@@ -648,3 +648,11 @@ impl Drop for Guest {
         assert!(gone || std::thread::panicking(), "'{}' could not be destroyed", self.name);
     }
 }
+
+/// The certificate in a TPM's state: DER begins it by `30 82` and two bytes of its length.
+pub fn certificate(state: &[u8]) -> &[u8] {
+    let length = |at: usize| usize::from(u16::from_be_bytes([state[at + 2], state[at + 3]]));
+    let is_one = |at: &usize| state[*at..*at + 2] == [0x30, 0x82] && (600..2000).contains(&length(*at));
+    let at = (0..state.len() - 4).find(is_one).expect("it has a certificate");
+    &state[at..at + 4 + length(at)]
+}

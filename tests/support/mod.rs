@@ -34,7 +34,7 @@ pub use bootable::{READY, Then, bootable_guest};
 pub use ceph::{Ceph, ceph};
 pub use configured::configured;
 pub use daemon::{Stopped, kill_libvirtd, restart_libvirtd, signal_libvirtd, start_libvirtd};
-pub use guest::{Bus, Disk, Guest, begin_foreign_backup, hmp, secret};
+pub use guest::{Bus, Disk, Guest, begin_foreign_backup, certificate, hmp, secret};
 pub use image::{Image, MIB, assert_holds, assert_same, forget_format};
 pub use leaks::{Leaks, mounted_at};
 pub use nas::{Fs, Nas, unmounted_image};

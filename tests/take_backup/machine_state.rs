@@ -10,7 +10,7 @@ use nasbackup::operation::call;
 use nasbackup::operation::take_backup::TakenBackup;
 use serde_json::{Value, json};
 
-use crate::support::{Disk, Guest, Nas, Story, backup_path, by, details, folder, run, secret, take};
+use crate::support::{Disk, Guest, Nas, Story, backup_path, by, certificate, details, folder, run, secret, take};
 
 const NVRAM: &str = "nvram.fd";
 const TPM: &str = "tpm2-00.permall";
@@ -248,14 +248,6 @@ fn the_state_of_a_tpm_comes_back_and_a_tpm_takes_it() {
     story.guest.start();
     story.guest.suspend();
     assert_eq!(certificate(&fs::read(&file).unwrap()), certificate(&expected));
-}
-
-/// The certificate in a TPM's state: DER begins it by `30 82` and two bytes of its length.
-fn certificate(state: &[u8]) -> &[u8] {
-    let length = |at: usize| usize::from(u16::from_be_bytes([state[at + 2], state[at + 3]]));
-    let is_one = |at: &usize| state[*at..*at + 2] == [0x30, 0x82] && (600..2000).contains(&length(*at));
-    let at = (0..state.len() - 4).find(is_one).expect("it has a certificate");
-    &state[at..at + 4 + length(at)]
 }
 
 #[test]

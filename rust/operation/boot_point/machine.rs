@@ -7,6 +7,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, fchown};
 use std::path::Path;
 
 use super::room::{Guard, Room};
+use super::tpm;
 use crate::config::Config;
 use crate::engine::scratch;
 use crate::error::{Code, Error, Result};
@@ -16,6 +17,7 @@ use crate::limits;
 use crate::operation::checked_chain::CheckedDisk;
 use crate::operation::mount_point::place::{self, Place};
 use crate::operation::mount_point::raw_file::RawFile;
+use crate::point::StateFile;
 use crate::qcow2;
 use crate::work::deadline::{ask, bounded_for_host};
 
@@ -39,6 +41,8 @@ pub(super) struct TestFolder {
     uri: String,
     /// There may be a domain.
     is_used: bool,
+    /// The domain's UUID, if there may be state of a TPM of it.
+    tpm: Option<String>,
     dir: RunDir,
 }
 
@@ -53,7 +57,7 @@ impl TestFolder {
         };
         let place = place().inspect_err(|_| remove(dir.path()))?;
         let (room, uri) = (Room::of(dir.path(), config), config.connection_uri.clone());
-        let folder = TestFolder { disks: Vec::new(), place, owner, room, uri, is_used: false, dir };
+        let folder = TestFolder { disks: Vec::new(), place, owner, room, uri, is_used: false, tpm: None, dir };
         match folder.room.lack()? {
             Some(lack) => Err(Error::new(Code::NoSpace, STEP, lack)),
             None => Ok(folder),
@@ -91,6 +95,14 @@ impl TestFolder {
         self.create(path)?.write_all(bytes).map_err(|e| Error::io(STEP, path, e))
     }
 
+    /// Puts the state of a TPM where libvirt looks for that of the domain with the returned UUID.
+    pub(super) fn put_tpm(&mut self, state: &StateFile) -> Result<String> {
+        let none = || Error::new(Code::Internal, STEP, format!("'{}' has no random name", self.dir.path().display()));
+        let uuid = tpm::uuid_of(self.dir.path()).ok_or_else(none)?;
+        self.tpm = Some(uuid.clone());
+        tpm::put(&uuid, state).map(|()| uuid)
+    }
+
     /// Makes an empty file of QEMU's user.
     fn create(&self, path: &Path) -> Result<File> {
         let io = |e| Error::io(STEP, path, e);
@@ -115,6 +127,9 @@ impl Drop for TestFolder {
             return log::error!("unable to end the domain '{}', leaving it to the next sweep: {error}", self.domain());
         }
         self.disks.clear();
+        if let Some(Err(error)) = self.tpm.as_deref().map(tpm::remove) {
+            return log::error!("leaving that to the next sweep: {error}");
+        }
         remove(self.dir.path());
     }
 }
@@ -184,5 +199,6 @@ fn clear(config: &Config, path: &Path) -> Result<bool> {
     let disks = path.join(DISKS);
     let unmount = move || if disks.exists() { place::clear_left(&disks) } else { Ok(()) };
     bounded_for_host(SWEEP, limits::STORAGE_STEP, unmount)?;
+    tpm::uuid_of(path).map_or(Ok(()), |uuid| tpm::remove(&uuid))?;
     fs::remove_dir_all(path).map_err(|e| Error::io(SWEEP, path, e)).map(|()| true)
 }

@@ -6,6 +6,7 @@ mod console;
 mod machine;
 mod picture;
 mod room;
+mod tpm;
 mod watch;
 
 use std::path::{Path, PathBuf};
@@ -87,6 +88,8 @@ pub struct BootedPoint {
     pub kvm: bool,
     /// Bytes of memory that it had.
     pub memory: u64,
+    /// It had the TPM whose state the point holds.
+    pub tpm: bool,
     /// Disks of the domain that the point does not hold, by their names in it.
     pub left_out: Vec<String>,
     /// The end of what the guest has written to its serial console.
@@ -162,6 +165,7 @@ impl Default for BootedPoint {
             waited_for: None,
             kvm: false,
             memory: 0,
+            tpm: false,
             left_out: Vec::new(),
             console: String::new(),
             screenshot_failure: None,
@@ -223,8 +227,9 @@ struct Found {
     disks: Vec<CheckedDisk>,
     /// For each disk of the domain the one of `disks`.
     held: Vec<Option<usize>>,
-    /// Its UEFI variables, if the point holds some.
+    /// Its UEFI variables, and the state of its TPM, if the point holds them.
     variables: Option<StateFile>,
+    tpm: Option<StateFile>,
 }
 
 impl Found {
@@ -237,15 +242,15 @@ impl Found {
             manifest.check_text(&folder, DOMAIN, &text)?;
         }
         let saved = SavedDomain::parse(&String::from_utf8_lossy(&text))?;
-        let read = |manifest: &Manifest| StateFile::read(&folder, manifest, StatePart::Nvram);
-        let variables = manifest.as_ref().map(read).transpose()?.flatten();
+        let read = |part| manifest.as_ref().map_or(Ok(None), |manifest| StateFile::read(&folder, manifest, part));
+        let (variables, tpm) = (read(StatePart::Nvram)?, read(StatePart::Tpm)?);
         let disks = checked_chain::open_all(root, point, None, &checked_chain::all(root, point)?)?;
         let volumes: Vec<_> = disks.iter().map(|disk| disk.volume.as_str()).collect();
         let held = choice::held(&saved, manifest.as_ref(), &volumes);
         if held.iter().all(Option::is_none) {
             return Err(Error::new(Code::NotFound, STEP, format!("'{point}' holds no disk of its domain")));
         }
-        Ok(Found { saved, disks, held, variables })
+        Ok(Found { saved, disks, held, variables, tpm })
     }
 }
 
@@ -310,7 +315,7 @@ impl Test<'_> {
 
     /// The machine's XML, whose files are there then.
     fn xml(&mut self, found: Found, host: &Host, folder: &mut TestFolder, job: &mut Reporter<'_>) -> Result<String> {
-        let Found { saved, disks, held, variables } = found;
+        let Found { saved, disks, held, variables, tpm } = found;
         let mut disks: Vec<_> = disks.into_iter().map(Some).collect();
         let mut paths = Vec::new();
         for (saved, held) in saved.disks.iter().zip(held) {
@@ -334,6 +339,8 @@ impl Test<'_> {
                 log::info!("the point's UEFI variables are of another firmware than '{loader}', which begins without");
             }
         }
+        let tpm = self.put_tpm(&saved, tpm, folder)?;
+        self.answer.tpm = tpm.is_some();
         Ok(boot_xml(&BootDomain {
             saved: &saved,
             name: &folder.domain(),
@@ -344,7 +351,23 @@ impl Test<'_> {
             cpus: saved.cpus.min(processors()),
             uefi: host.loader.as_deref().map(|loader| (loader, path.as_str())),
             disks: &disks,
+            tpm: tpm.as_ref().map(|(uuid, model)| (uuid.as_str(), *model)),
         }))
+    }
+
+    /// Puts the TPM's state into its place, and returns the domain's UUID and the TPM's model; none of a machine that begins without.
+    fn put_tpm(
+        &self,
+        saved: &SavedDomain,
+        state: Option<StateFile>,
+        folder: &mut TestFolder,
+    ) -> Result<Option<(String, &'static str)>> {
+        let (Some(state), Some(model)) = (state, saved.tpm) else { return Ok(None) };
+        if let Some(why) = tpm::lack(&state, &self.config.connection_uri) {
+            log::info!("the point's state of a TPM is not used, and the guest begins without a TPM: {why}");
+            return Ok(None);
+        }
+        Ok(Some((folder.put_tpm(&state)?, model)))
     }
 
     fn watch(&mut self, machine: &Machine, awaited: &Awaited, job: &mut Reporter<'_>) -> Result<watch::Seen> {

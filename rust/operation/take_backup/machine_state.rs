@@ -8,15 +8,13 @@
 use std::io::Read;
 
 use crate::error::{Code, Error, Result};
-use crate::libvirt::{DomainXml, Nvram, Tpm};
+use crate::libvirt::{DomainXml, Nvram, TPM_FOLDERS, Tpm};
 use crate::limits;
 use crate::point::{LONGEST_STATE, NVRAM, NVRAM_QCOW2, StateFile, StatePart, TPM, TPM_1_2};
 use crate::qemu::image_file::open_named_file;
 use crate::work::deadline::bounded_for_guest;
 
 const STEP: &str = "read the machine's state";
-/// Where libvirt keeps the state of TPMs, in a folder for each domain.
-const LIBVIRT_TPMS: &str = "/var/lib/libvirt/swtpm";
 /// How often a file is read that changes meanwhile.
 const READS: u32 = 10;
 
@@ -69,7 +67,7 @@ fn read_nvram(nvram: &Nvram, runs: bool) -> Result<StateFile, String> {
 
 fn read_tpm(tpm: &Tpm, uuid: &str) -> Result<StateFile, String> {
     let (version, name) = if tpm.is_1_2 { ("tpm1.2", TPM_1_2) } else { ("tpm2", TPM) };
-    let folder = tpm.folder.clone()?.unwrap_or_else(|| format!("{LIBVIRT_TPMS}/{uuid}/{version}"));
+    let folder = tpm.folder.clone()?.unwrap_or_else(|| format!("{TPM_FOLDERS}/{uuid}/{version}"));
     let bytes = read_twice(&format!("{folder}/{name}"), is_whole_state).map_err(|error| error.cause)?;
     Ok(StateFile { name, bytes })
 }
