@@ -12,9 +12,10 @@ use nasbackup::point::Kind::{Full, Incremental};
 use nasbackup::work::job::JobStatus;
 use nasbackup::work::phase::Phase;
 
+use serde_json::json;
 use support::{
-    Agent, Ceph, Disk, Ended, Guest, Image, MIB, Nas, Story, ceph, own_host, run_as_agent, take_and_when, take_json,
-    until,
+    Agent, Ceph, Disk, Ended, Guest, Image, MIB, Nas, Story, by, ceph, own_host, repository_json, run_as_agent,
+    take_and_when, take_json, until,
 };
 
 /// Of the disk.
@@ -128,7 +129,7 @@ fn of_a_stopped_guest_no_more_is_read_than_what_has_changed() {
 #[test]
 fn what_has_changed_is_found_in_every_image() {
     type Change = fn(&mut Story);
-    let changes: [(&str, Change); 9] = [
+    let changes: [(&str, Change); 11] = [
         ("discarded in part, and whole objects", |story| {
             while_it_runs(story, |guest| {
                 guest.discard(0, 12 * MIB, 9 * MIB);
@@ -146,6 +147,10 @@ fn what_has_changed_is_found_in_every_image() {
             ceph().resize(image(story), 69 * MIB);
             ceph().resize(image(story), 72 * MIB + 512);
         }),
+        ("cut off within what a clone has of its parent and grown again", |story| {
+            ceph().resize(image(story), 26 * MIB);
+            ceph().resize(image(story), 72 * MIB + 512);
+        }),
         ("rolled back", |story| {
             ceph().snapshot(image(story), FOREIGN[1]);
             while_it_runs(story, |guest| guest.write_on(0, 0x54, MIB, 2 * MIB));
@@ -159,6 +164,10 @@ fn what_has_changed_is_found_in_every_image() {
         ("without fast-diff", |story| {
             ceph().disable(image(story), &["fast-diff", "object-map"]);
             while_it_runs(story, |guest| guest.write(0, 0x56, 3 * MIB, MIB));
+        }),
+        ("with a map of its objects that nobody has made anew", |story| {
+            ceph().enable(image(story), &["object-map", "fast-diff"]);
+            while_it_runs(story, |guest| guest.write(0, 0x57, 3 * MIB, MIB));
         }),
     ];
     for cloned in [false, true] {
@@ -220,6 +229,49 @@ fn an_image_is_read_whole_where_ceph_can_not_tell_what_has_changed_and_the_next_
     assert_eq!(take(&mut story, "incremental"), SOME);
     assert_read_whole(&story, "it is another image of that name");
     next(&mut story, 0x54);
+    story.assert_all_restore();
+}
+
+/// The newest point may be another than that of which the image has the snapshot.
+#[test]
+fn what_was_restored_deleted_or_taken_by_push_meanwhile_costs_no_change() {
+    let mut story = with_full(SOME);
+    while_it_runs(&mut story, |guest| {
+        guest.discard(0, 60 * MIB, 4096);
+        guest.write_on(0, 0x51, 3 * MIB, MIB);
+    });
+    take(&mut story, "incremental");
+    let call = |operation: &str, request: serde_json::Value| {
+        nasbackup::operation::call(operation, &request.to_string(), &mut |_| Ok(())).unwrap();
+    };
+    // what of the first differs from the second is written over what is there, and the third takes it
+    call(
+        "restorePoint",
+        json!({
+            "repository": repository_json(&story.nas.repository()),
+            "backupPath": story.points[0].path,
+            "volumes": [{
+                "volume": image(&story),
+                "output": {"path": ceph().source(image(&story)), "format": "raw"},
+            }],
+        }),
+    );
+    assert!(take(&mut story, "incremental") <= MIB);
+    assert_by_snapshot(&story);
+    // and the next stands on the second again
+    let path = story.last().path.clone();
+    call("deleteBackup", json!({"repository": repository_json(&story.nas.repository()), "backupPath": path}));
+    story.points.pop().unwrap().discard();
+    assert_eq!(take(&mut story, "incremental"), SOME);
+    assert_read_whole(&story, "its snapshot");
+    // one that push has taken is nobody's parent
+    story.guest.start();
+    story.guest.write(0, 0x52, 5 * MIB, MIB);
+    let by_push = by("push", story.request("full"));
+    story.accept(by_push);
+    story.guest.write(0, 0x53, 7 * MIB, MIB);
+    assert!(take(&mut story, "incremental") <= 2 * MIB);
+    assert_by_snapshot(&story);
     story.assert_all_restore();
 }
 
@@ -612,7 +664,10 @@ fn a_running_guest_s_image_is_not_another_of_its_name() {
         let held = support::folder("held").join("copy");
         std::fs::write(&held, ceph().content(&own)).unwrap();
         let taken = take_backup::run(request, &mut |_| Ok(())).unwrap();
-        assert!(taken.details.contains("no snapshot was taken, all of it was read: nobody has it open"), "{taken:?}");
+        assert!(
+            taken.details.contains("no snapshot was taken, all of it was read: nobody has it open for writing"),
+            "{taken:?}"
+        );
         story.adopt(path, [(name.clone(), held)].into());
     }
     assert_eq!(ceph().snapshots(&name), [] as [&str; 0]);

@@ -158,6 +158,11 @@ impl Ceph {
         self.rbd(&[&["feature", "disable", image], features].concat());
     }
 
+    /// Gives it these features.
+    pub fn enable(&self, image: &str, features: &[&str]) {
+        self.rbd(&[&["feature", "enable", image], features].concat());
+    }
+
     /// Where it holds something, by begin and length: of all, or of what was written since the snapshot.
     pub fn extents(&self, image: &str, since: Option<&str>) -> Vec<(u64, u64)> {
         let since = since.map(|name| format!("--from-snap={name}"));

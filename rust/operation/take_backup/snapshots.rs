@@ -228,7 +228,7 @@ pub(super) fn or_refused<T>(asked: Result<T>) -> Result<Result<T, String>> {
 /// Why an image that so many clients have open is not that of a guest, which `is_open`, if so.
 fn stranger(is_open: bool, clients: usize) -> Option<&'static str> {
     match (is_open, clients) {
-        (true, 0) => Some("nobody has it open: the guest's disk is another image"),
+        (true, 0) => Some("nobody has it open for writing: the guest's disk is another image, or read-only"),
         (false, 1..) => Some("somebody has it open, and it is without the feature 'exclusive-lock'"),
         _ => None,
     }
