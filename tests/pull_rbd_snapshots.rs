@@ -14,8 +14,8 @@ use nasbackup::work::phase::Phase;
 
 use serde_json::json;
 use support::{
-    Agent, Ceph, Disk, Ended, Guest, Image, MIB, Nas, Story, by, ceph, own_host, repository_json, run_as_agent,
-    take_and_when, take_json, until,
+    Agent, Ceph, Disk, Ended, Guest, Image, MIB, Nas, Story, by, ceph, hurried, own_host, repository_json,
+    run_as_agent, take_and_when, take_json, until,
 };
 
 /// Of the disk.
@@ -728,6 +728,31 @@ fn an_image_of_which_no_snapshot_comes_in_time_is_read_whole() {
         agent.with_tools(&tools).waiting("take a snapshot of the image in Ceph=2000").succeed();
         story.adopt(path, content);
         assert!(story.manifest(&story.last().path)["disks"][0]["snapshot"].is_null());
+    }
+    story.assert_all_restore();
+}
+
+/// The call comes back, and when Ceph answers again the next backup finds what it needs.
+#[test]
+fn a_ceph_that_hangs_under_a_running_guest_holds_the_call_up_no_longer_than_it_may_take() {
+    let ceph = Box::leak(Box::new(Ceph::start()));
+    let mut story = Story::new(Guest::new([Disk::in_ceph(ceph)]), Nas::folder());
+    story.guest.write(0, 0x41, 0, SOME);
+    story.take("full");
+    for phase in [Phase::Begin, Phase::Copy] {
+        story.guest.write(0, 0x51, 3 * MIB, MIB);
+        let request = TakeBackupRequest { wait_seconds: Some(5), ..story.request("incremental") };
+        let take = || take_and_when(request, |status| status.phase == phase, |_| ceph.hang());
+        let error = hurried(take).unwrap_err();
+        ceph.go_on();
+        // QEMU hangs too, if it is asked then
+        assert!(matches!(error.code, Code::Timeout | Code::Libvirt), "{error}");
+        story.skip();
+        story.take_until_free();
+        story.assert_nothing_half_made();
+        story.take("incremental");
+        assert_by_snapshot(&story);
+        assert_eq!(ceph.snapshots(image(&story)), [format!("nasbackup-{}", story.last().taken.point_id)]);
     }
     story.assert_all_restore();
 }

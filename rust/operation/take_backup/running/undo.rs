@@ -61,7 +61,6 @@ fn wait_for_end(attempt: &mut Attempt<Running>) {
 fn undo(attempt: Attempt<Running>, error: Error) -> (Error, Option<HostState>) {
     let Attempt { guest, bitmap, mut host, targets, .. } = attempt;
     let Running { mut found, engine, job, images } = guest;
-    images.iter().for_each(DiskImage::remove);
     let (name, owner) = (found.domain.name().to_owned(), found.xml.owner);
     let may_begin = matches!(job, OwnedJob::Unknown);
     let cleared = ask("clear the guest", move || {
@@ -84,6 +83,8 @@ fn undo(attempt: Attempt<Running>, error: Error) -> (Error, Option<HostState>) {
             Ok(host)
         })
     });
+    // last, for a Ceph that hangs keeps waiting
+    images.iter().for_each(DiskImage::remove);
     let mut host = resumed.inspect_err(|failed| log::error!("{name}: {failed}")).ok();
     if let Some(host) = &mut host {
         host.end_unless(error.leftovers);
