@@ -8,8 +8,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
 use nasbackup::config;
+use nasbackup::digest::Digest;
 use nasbackup::error::{Code, Error};
+use nasbackup::nas::folder::Folder;
 use nasbackup::operation;
+use nasbackup::point::{MANIFEST, Manifest};
 use nasbackup::work::phase::Phase;
 use serde_json::{Value, json};
 use support::{Guest, MIB, Nas, READY, Story, Then, bootable_guest, certificate, folder, run, secret, until};
@@ -366,7 +369,21 @@ fn a_guest_has_the_tpm_whose_state_its_point_holds_and_none_of_it_stays() {
     std::fs::create_dir_all(own.join("tpm2")).unwrap();
     std::fs::write(&state, held).unwrap();
     let (status, booted) = host.boot(&[&point, "--wait", &ready()]);
-    assert_eq!((status, states()), (0, before), "{booted}");
+    assert_eq!((status, states()), (0, before.clone()), "{booted}");
+    host.assert_bare();
+
+    // forged, and nothing that swtpm takes
+    let place = story.nas.at(&point);
+    std::fs::write(place.join("tpm2-00.permall"), [0; 64]).unwrap();
+    let manifest = Manifest::read(&Folder::open_root(&place).unwrap()).unwrap().unwrap();
+    let mut forged = Manifest { checksum: None, ..manifest };
+    forged.texts.as_mut().unwrap().insert("tpm2-00.permall".to_owned(), Digest::of(&[0; 64]));
+    let text = |manifest: &Manifest| serde_json::to_string_pretty(manifest).unwrap() + "\n";
+    forged.checksum = Some(Digest::of(text(&forged).as_bytes()));
+    std::fs::write(place.join(MANIFEST), text(&forged)).unwrap();
+    let (status, booted) = host.boot(&[&point, "--wait", &ready()]);
+    assert_eq!((status, states()), (23, before), "{booted}");
+    assert!(booted["cause"].as_str().unwrap().contains("tpm-emulator"), "{booted}");
     host.assert_bare();
 
     // what nobody here can decrypt
