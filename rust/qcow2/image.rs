@@ -1,5 +1,7 @@
 //! One image: where its tables say that a guest's bytes are (qcow2 specification, "Cluster mapping").
 
+use std::ops::Range;
+
 use super::header::{self, Header};
 use super::storage::{Source, read_exact};
 use super::{Error, corrupt};
@@ -178,6 +180,16 @@ impl<S: Source> Image<S> {
     fn begin_reading_tables(&self) {
         let first = self.header.tables.l1_offset.min(self.header.tables.refcount_offset);
         self.storage.begin_reading(first, self.length.saturating_sub(first).min(BEGUN));
+    }
+
+    /// Begins to read these L2 tables. What is wrong with one is found when it is read.
+    pub(super) fn begin_reading_l2(&mut self, indexes: Range<u64>) {
+        let tables = indexes.map_while(|index| self.l1_entry(index).ok()).map(|entry| entry & OFFSET);
+        let mut tables: Vec<u64> = tables.filter(|table| *table != 0).collect();
+        tables.sort_unstable();
+        for run in tables.chunk_by(|one, next| one + self.cluster_size() == *next) {
+            self.storage.begin_reading(run[0], run.len() as u64 * self.cluster_size());
+        }
     }
 
     /// One whose header was looked at before, for its data alone.

@@ -37,6 +37,8 @@ const MAX_BITMAP_TABLES: u64 = 16 << 20;
 const CHUNK: usize = 8 << 10;
 /// L2 tables that are read between two calls of the pulse.
 const TABLES_A_PULSE: u64 = 16;
+/// L2 tables that are begun to be read at once, because each has to be waited for.
+const TABLES_AHEAD: u64 = 64;
 
 /// A count of all references to an image's clusters, window by window.
 #[derive(Debug)]
@@ -159,6 +161,9 @@ impl Survey {
             pulse(before, all)?;
             self.begin_window(image)?;
             for index in 0..entries {
+                if index.is_multiple_of(TABLES_AHEAD) {
+                    image.begin_reading_l2(index..entries.min(index + TABLES_AHEAD));
+                }
                 if index.is_multiple_of(TABLES_A_PULSE) {
                     pulse(before + index, all)?;
                 }

@@ -1,9 +1,12 @@
 use super::*;
 use crate::work::phase::Phase;
+use std::cell::RefCell;
 use std::fs::{File, OpenOptions};
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::rc::Rc;
 
 use serde_json::Value;
 
@@ -36,6 +39,47 @@ fn made(dir: &Path, args: &[&str]) -> Info {
         qemu_img(dir, &create);
     }
     inspect(&open(dir.join(name))).unwrap()
+}
+
+/// Notes what is begun to be read, and what is read without that.
+#[derive(Default)]
+struct Noted {
+    begun: Vec<Range<u64>>,
+    late: Vec<u64>,
+}
+
+struct Noting(File, Rc<RefCell<Noted>>);
+
+impl Source for Noting {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> std::io::Result<usize> {
+        let mut noted = self.1.borrow_mut();
+        if !noted.begun.iter().any(|range| range.contains(&offset)) {
+            noted.late.push(offset);
+        }
+        Source::read_at(&self.0, buffer, offset)
+    }
+
+    fn length(&self) -> std::io::Result<u64> {
+        Source::length(&self.0)
+    }
+
+    fn begin_reading(&self, from: u64, length: u64) {
+        self.1.borrow_mut().begun.push(from..from + length);
+    }
+}
+
+#[test]
+fn a_check_waits_for_no_l2_table_that_was_not_begun_before() {
+    const TABLE: u64 = CLUSTER * CLUSTER / 8;
+    let (file, noted) = (tempfile::tempfile().unwrap(), Rc::default());
+    let mut stream = Stream::begin(file.try_clone().unwrap(), 150 * TABLE, None).unwrap();
+    (0..150).for_each(|table| stream.data(table * TABLE, &[1; CLUSTER as usize]).unwrap());
+    stream.finish().unwrap();
+    let report = check(Noting(file, Rc::clone(&noted)), &mut |_, _| Ok(())).unwrap();
+    assert_eq!(report, CheckReport::default());
+    // the header, and a refcount block
+    let late = &noted.borrow().late;
+    assert!(late.iter().all(|offset| *offset < CLUSTER || *offset > 150 * CLUSTER), "{late:?}");
 }
 
 #[test]
