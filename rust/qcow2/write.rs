@@ -22,6 +22,8 @@ const MAX_REFCOUNT_TABLE: u64 = 8 << 20;
 /// Where the refcount table's offset and length stand in the header.
 const HEADER_REFCOUNT_TABLE: u64 = 48;
 const ALL: u64 = 0xffff_ffff;
+/// Bytes of new L2 tables that are written at once.
+const MAX_TABLES: usize = 1 << 20;
 
 /// A part of the guest's disk that the image is to hold itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -212,24 +214,33 @@ impl<T: Storage> Editor<T> {
 
     /// Writes the L2 tables that are missing, and returns the L1 entries that will name them.
     fn write_new_tables(&mut self, pieces: &[Fill]) -> Result<Vec<(u64, u64)>, Error> {
-        let mut made = Vec::new();
-        let mut buffer = Vec::new();
+        let cluster = self.image.cluster_size();
+        // where the tables in the buffer go, which lie one after the other
+        let (mut made, mut buffer, mut start) = (Vec::new(), Vec::new(), 0);
         for_each_table(pieces, self.image.table_covers(), |index, pieces| {
             if self.image.l2_table(index)?.is_some() {
                 return Ok(());
             }
-            let cluster = self.image.cluster_size();
-            let run = self.take(1)?;
-            buffer.clear();
-            buffer.resize(length(cluster), 0);
-            for piece in pieces {
-                self.apply(piece, index, 0, &mut buffer)?;
+            let table = self.take(1)?.start * cluster;
+            if buffer.len() >= MAX_TABLES || start + buffer.len() as u64 != table {
+                self.write_tables(&buffer, start)?;
+                buffer.clear();
+                start = table;
             }
-            self.image.storage.write_at(&buffer, run.start * cluster)?;
-            made.push((index, run.start * cluster));
+            let entries = buffer.len();
+            buffer.resize(entries + length(cluster), 0);
+            for piece in pieces {
+                self.apply(piece, index, 0, &mut buffer[entries..])?;
+            }
+            made.push((index, table));
             Ok(())
         })?;
+        self.write_tables(&buffer, start)?;
         Ok(made)
+    }
+
+    fn write_tables(&self, tables: &[u8], start: u64) -> Result<(), Error> {
+        if tables.is_empty() { Ok(()) } else { Ok(self.image.storage.write_at(tables, start)?) }
     }
 
     /// Changes the L2 tables that were there before.
