@@ -1,6 +1,9 @@
 //! The bitmaps that are stored in a stopped guest's disks.
 
 use std::collections::BTreeSet;
+use std::io;
+use std::panic::resume_unwind;
+use std::thread::{self, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
 use super::super::plan::{DiskPlan, Plan};
@@ -18,6 +21,8 @@ use crate::work::deadline::within_call;
 
 /// How long the bitmaps of disks may take to be changed: longer than `qemu-img` may for one, where it removes one and adds one.
 const CHANGE: Duration = limits::QEMU_IMG.saturating_mul(2);
+/// Disks that are changed at a time: `qemu-img` mostly waits, for its own program and for the disk.
+const AT_ONCE: usize = 4;
 
 impl Attempt<Stopped> {
     /// Adds the bitmap to each disk that can carry it. One that gets none is told, and backed up all the same; not one whose
@@ -27,27 +32,56 @@ impl Attempt<Stopped> {
         let Some(bitmap) = bitmap.as_deref() else { return Ok(()) };
         let wanted = |planned: &mut DiskPlan| std::mem::take(&mut planned.carries);
         let wanted: Vec<bool> = plan.disks.iter_mut().map(wanted).collect();
-        for (i, disk) in found.iter().enumerate().filter(|(i, _)| wanted[*i]) {
-            let (path, name, stale) = (disk.source.path.clone(), bitmap.to_owned(), disk.bitmaps.contains(bitmap));
+        let wanted: Vec<usize> = (0..found.len()).filter(|i| wanted[*i]).collect();
+        for some in wanted.chunks(AT_ONCE) {
+            let of_disk = |i: &usize| (found[*i].source.path.clone(), found[*i].bitmaps.contains(bitmap));
+            let (disks, name) = (some.iter().map(of_disk).collect::<Vec<_>>(), bitmap.to_owned());
             // a bitmap that is added after the library has given up would be nobody's
             let until = Instant::now() + within_call(CHANGE);
-            let add = move || {
-                if stale {
-                    img::bitmap("--remove", &path, &name)?;
+            let add = move |(path, stale): &(String, bool)| {
+                if *stale {
+                    img::bitmap("--remove", path, &name)?;
                 }
-                img::bitmap_until(until, "--add", &path, &name)
+                img::bitmap_until(until, "--add", path, &name)
             };
-            match answered("seed the disks", CHANGE, add) {
-                Ok(()) => plan.disks[i].carries = true,
+            let added = match answered("seed the disks", CHANGE, move || Ok(side_by_side(&disks, add))) {
+                Ok(added) => added,
                 Err(error) if error.leftovers => {
                     *hangs = true;
                     return Err(error);
                 }
-                Err(error) => plan.details.push(format!("disk {}: not seeded: {}", disk.source.path, error.cause)),
+                Err(error) => vec![Err(error); some.len()],
+            };
+            for (i, added) in some.iter().zip(added) {
+                match added {
+                    Ok(()) => plan.disks[*i].carries = true,
+                    Err(error) => {
+                        let path = &found[*i].source.path;
+                        plan.details.push(format!("disk {path}: not seeded: {}", error.cause));
+                    }
+                }
             }
         }
         Ok(())
     }
+}
+
+/// Changes the disks, `AT_ONCE` at a time; what became of each.
+fn side_by_side<T: Sync>(disks: &[T], change: impl Fn(&T) -> Result<()> + Sync) -> Vec<Result<()>> {
+    let change = &change;
+    let some = |some: &[T]| {
+        thread::scope(|scope| {
+            let begin = |disk| thread::Builder::new().spawn_scoped(scope, move || change(disk));
+            let begun: Vec<_> = some.iter().map(|disk| (disk, begin(disk))).collect();
+            let end = |(disk, thread): (&T, io::Result<ScopedJoinHandle<'_, Result<()>>>)| match thread {
+                Ok(thread) => thread.join().unwrap_or_else(|panic| resume_unwind(panic)),
+                // no thread more can be started
+                Err(_) => change(disk),
+            };
+            begun.into_iter().map(end).collect::<Vec<_>>()
+        })
+    };
+    disks.chunks(AT_ONCE).flat_map(some).collect()
 }
 
 /// Removes a bitmap from the disk at `path`, if it is stored there.
@@ -83,7 +117,7 @@ pub(super) fn unseed(
 
 /// Removes a bitmap from each of the disks, whatever happens on the others; the first failure.
 fn remove_bitmap(paths: &[String], bitmap: &str) -> Result<()> {
-    paths.iter().map(|path| img::bitmap("--remove", path, bitmap)).fold(Ok(()), Result::and)
+    side_by_side(paths, |path| img::bitmap("--remove", path, bitmap)).into_iter().fold(Ok(()), Result::and)
 }
 
 /// Removes each of these bitmaps from the disks at its paths; what became of it. Once it is given up it begins with none more.
