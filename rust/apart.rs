@@ -1,7 +1,7 @@
 //! Files that the library writes to on storage that may hang. They are open in the second table of descriptors.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::Arc;
 
@@ -132,6 +132,11 @@ impl Apart {
         Ok(Apart(Arc::new(HeldFile { file: Some(file), pool })))
     }
 
+    /// The same open file, once more, in the second table.
+    pub fn of(file: &File) -> rustix::io::Result<Apart> {
+        Apart::open(file, |number| rustix::io::fcntl_dupfd_cloexec(number, first_number()).map(File::from))
+    }
+
     fn file(&self) -> &File {
         match &self.0.file {
             Some(file) => file,
@@ -188,6 +193,12 @@ impl Descriptor for Apart {
             Some(pool) => pool.lend(folder, |folder| self.file().link_to(folder.as_fd(), name)),
             None => self.file().link_to(folder, name),
         }
+    }
+}
+
+impl Read for Apart {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.with(|mut file| file.read(buffer))
     }
 }
 

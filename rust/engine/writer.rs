@@ -1,6 +1,5 @@
 //! The writer of a copy. Only the writer touches the NAS, so that only the writer is left behind when the NAS hangs.
 
-use std::fs::File;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
@@ -16,6 +15,7 @@ use crate::limits;
 use crate::nas::session::Session;
 use crate::point::fingerprints::{self, Base, Content, Expected, Fingerprints, Recorder};
 use crate::qcow2::{CLUSTER, Stream, hash_rest};
+use crate::second_table::run_there;
 use crate::work::deadline::{self, Background};
 
 const STEP: &str = "write the target";
@@ -59,7 +59,7 @@ pub struct CopyTarget {
     /// The name of the fingerprints' file, in the same folder.
     pub index_name: String,
     /// What the backing files hold: the writer leaves out clusters that are equal there.
-    pub base: Option<Base<File>>,
+    pub base: Option<Base<Apart>>,
 }
 
 impl CopyTarget {
@@ -99,7 +99,7 @@ pub(super) fn send(pieces: &Sender<Piece>, piece: Piece) -> Result<()> {
 impl Writer {
     /// Starts a writer into `targets`, files of the repository of `session`, and calls `ended` when the writer has ended.
     pub(super) fn start(
-        targets: Vec<CopyTarget>,
+        mut targets: Vec<CopyTarget>,
         session: Session,
         shared: &Arc<CopyState>,
         ended: impl FnOnce() + Send + 'static,
@@ -116,7 +116,9 @@ impl Writer {
             // keeps the repository mounted as long as the writer has files open there
             let _session = session;
             open_probe(&targets, found);
-            write(targets, &written, &free, &ours)
+            // all of it there, where no write has to be handed over; but not the files' last close, which may take its time
+            let all = &mut targets;
+            run_there(move || write(all, &written, &free, &ours))
         };
         let thread = deadline::start("write the targets", work, ended)?;
         Ok((Writer { thread, probe }, (pieces, slots)))
@@ -165,26 +167,24 @@ fn open_probe(targets: &[CopyTarget], found: Arc<OnceLock<NasProbe>>) {
 
 /// Writes the pieces of all disks, and returns their slots to the reader.
 fn write(
-    targets: Vec<CopyTarget>,
+    targets: &mut [CopyTarget],
     pieces: &Receiver<Piece>,
     free: &Sender<Slot>,
     shared: &CopyState,
 ) -> Result<Written> {
-    let write = |target: CopyTarget| {
-        let disk = target.disk.clone();
-        write_disk(target, pieces, free, shared).map_err(|error| error.on_disk(&disk))
-    };
-    targets.into_iter().map(write).collect()
+    let write =
+        |target: &mut CopyTarget| write_disk(target, pieces, free, shared).map_err(|error| error.on_disk(&target.disk));
+    targets.iter_mut().map(write).collect()
 }
 
 fn write_disk(
-    mut target: CopyTarget,
+    target: &mut CopyTarget,
     pieces: &Receiver<Piece>,
     free: &Sender<Slot>,
     shared: &CopyState,
 ) -> Result<Fingerprints> {
     let base = target.base.take();
-    let mut image = ImageWriter::begin(&target, base)?;
+    let mut image = ImageWriter::begin(target, base)?;
     loop {
         let piece = next_piece(pieces, shared)?;
         let slot = match piece {
@@ -210,11 +210,11 @@ struct ImageWriter<'a> {
     target: &'a CopyTarget,
     stream: Stream<Apart>,
     recorder: Recorder<Apart>,
-    base: Option<Base<File>>,
+    base: Option<Base<Apart>>,
 }
 
 impl<'a> ImageWriter<'a> {
-    fn begin(target: &'a CopyTarget, base: Option<Base<File>>) -> Result<ImageWriter<'a>> {
+    fn begin(target: &'a CopyTarget, base: Option<Base<Apart>>) -> Result<ImageWriter<'a>> {
         let stream =
             Stream::begin(target.file.clone(), target.size, target.backing.as_deref()).map_err(|e| target.failed(e))?;
         let recorder = Recorder::begin(target.index.clone(), target.size).map_err(|e| target.index_failed(e))?;

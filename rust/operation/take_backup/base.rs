@@ -1,11 +1,11 @@
 //! What a disk is compared with where no bitmap tells what changed: the fingerprints of the parent point's images. The library
 //! first reads the images that have none, and records theirs.
 
-use std::fs::File;
 use std::time::Instant;
 
 use super::plan::{DiskPlan, Plan, Strategy};
 use super::storage::Targets;
+use crate::apart::Apart;
 use crate::error::{Code, Error, Result, Stopped};
 use crate::limits;
 use crate::nas::folder::Folder;
@@ -35,7 +35,7 @@ pub(super) fn complete(targets: &Targets, plan: &mut Plan, job: &mut Reporter<'_
 }
 
 /// Opens what each disk is compared with, if it is.
-pub(super) fn open(targets: &Targets, plan: &Plan) -> Result<Vec<Option<Base<File>>>> {
+pub(super) fn open(targets: &Targets, plan: &Plan) -> Result<Vec<Option<Base<Apart>>>> {
     let base = |DiskPlan { facts, strategy, .. }: &DiskPlan| {
         let Strategy::Compared(chain, _) = strategy else { return Ok(None) };
         let (instance, chain, size) = (targets.instance().clone(), chain.clone(), facts.virtual_size);
@@ -48,9 +48,10 @@ pub(super) fn open(targets: &Targets, plan: &Plan) -> Result<Vec<Option<Base<Fil
     plan.disks.iter().map(base).collect()
 }
 
-fn open_chain(root: &Folder, chain: &[ChainImage], size: u64) -> Result<Base<File>> {
+fn open_chain(root: &Folder, chain: &[ChainImage], size: u64) -> Result<Base<Apart>> {
     let index = |image: &ChainImage| match &image.fingerprints {
-        Some(recorded) => fingerprints::open(root, &image.file, recorded),
+        // read where the image is written
+        Some(recorded) => fingerprints::open_as(root, &image.file, recorded, |file| Apart::of(&file)),
         None => Err(Error::new(Code::ParentInvalid, STEP, format!("'{}' has no fingerprints", image.file))),
     };
     let indexes = chain.iter().map(index).collect::<Result<Vec<_>>>()?;

@@ -3,7 +3,6 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -411,7 +410,7 @@ impl Targets {
 
     /// What an engine of ours writes of the disk at this position, with its fingerprints; on top of `base`, what differs from
     /// it.
-    pub(super) fn target(&self, i: usize, base: Option<Base<File>>) -> Result<engine::CopyTarget> {
+    pub(super) fn target(&self, i: usize, base: Option<Base<Apart>>) -> Result<engine::CopyTarget> {
         let TargetFile { spec, file, index, backing } = &self.files[i];
         let path = PathBuf::from(self.path(&spec.name)?);
         let none = || Error::new(Code::Internal, "open the target", "it was made without fingerprints");

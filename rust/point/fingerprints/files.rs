@@ -2,6 +2,7 @@
 //! published, so that each change looks at the instance's lock before.
 
 use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 
 use super::{Fingerprints, Index, failed, file_name};
@@ -16,11 +17,22 @@ const STEP: &str = "write the fingerprints";
 
 /// Opens the index of `image`, a file below `root`, as it was `recorded`.
 pub fn open(root: &Folder, image: &RepoPath, recorded: &Fingerprints) -> Result<Index<File>> {
+    open_as(root, image, recorded, Ok)
+}
+
+/// The same, for whoever reads `what` the file is made to.
+pub fn open_as<R: Read>(
+    root: &Folder,
+    image: &RepoPath,
+    recorded: &Fingerprints,
+    what: impl FnOnce(File) -> rustix::io::Result<R>,
+) -> Result<Index<R>> {
     let folder =
         image.parent().ok_or_else(|| Error::invalid("image", format!("'{image}' lies in no restore point")))?;
     let path = folder.join(&recorded.file)?;
     let file = root.open_file(&path)?;
-    Index::open(file, recorded.hash).map_err(|e| failed("read the fingerprints", path.as_str(), e))
+    let opened = what(file).map_err(std::io::Error::from).and_then(|from| Index::open(from, recorded.hash));
+    opened.map_err(|e| failed("read the fingerprints", path.as_str(), e))
 }
 
 /// Makes the file for a new index of `image`, which lies in `folder`, and removes an unfinished one.

@@ -22,7 +22,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 pub use base::{Base, Expected};
-pub use files::{clear, create, open, place};
+pub use files::{clear, create, open, open_as, place};
 pub use index::{Index, IndexEntry};
 pub use indexing::index_image;
 pub use merge::merge;

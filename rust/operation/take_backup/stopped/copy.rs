@@ -1,6 +1,5 @@
 //! The disks of a stopped guest are copied, all of them under QEMU's image lock.
 
-use std::fs::File;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -13,6 +12,7 @@ use super::super::take::{Attempt, Copied};
 use super::super::{base, storage};
 use super::disk::{self, DiskToOpen, Stopped};
 use super::questions::{answered, read_machine_state, refuse_running};
+use crate::apart::Apart;
 use crate::engine::offline::{self, Origin};
 use crate::error::{Code, Result};
 use crate::limits;
@@ -116,7 +116,7 @@ impl Attempt<Stopped> {
         job: &mut Reporter<'_>,
     ) -> std::result::Result<Vec<Option<Fingerprints>>, Failed> {
         let bases = base::open(&self.targets, &self.plan)?;
-        let disk = |((i, origin), base): ((usize, Origin), Option<Base<File>>)| {
+        let disk = |((i, origin), base): ((usize, Origin), Option<Base<Apart>>)| {
             Ok(offline::OfflineDisk { target: self.targets.target(i, base)?, origin })
         };
         let disks = origins.into_iter().enumerate().zip(bases).map(disk).collect::<Result<Vec<_>>>()?;
