@@ -144,6 +144,8 @@ def bounds(rows, boundary, big, guest, restored, asked, away):
           lambda value: value >= 1)
     bound("incremental of an unchanged disk by fingerprints: the time of reading the disk", big.get("unchanged_to_read"), "x",
           lambda value: value <= 1.1)
+    bound("full of 3 GiB of a stopped guest: at most the CPU seconds of `qemu-img convert` and sync", big.get("stopped_cpu_to_convert"), "x",
+          lambda value: value <= 1)
     p99 = {(g["what"], g["phase"]): g["p99_ms"] for g in guest}
     for what in ("write", "read"):
         ill = [value for (of, phase), value in p99.items() if of == what and phase.startswith("pull, NAS") and value]
@@ -178,6 +180,7 @@ def large(samples):
         seconds = [s["seconds"] for s in found]
         rows.append({"what": what, "engine": engine, "runs": len(found), "seconds": median(seconds),
                      "spread": [min(seconds), max(seconds)], "mib_s": median(s["mib"] / s["seconds"] for s in found),
+                     "cpu_s_gib": middle([s.get("cpu_seconds") and s["cpu_seconds"] / s["mib"] * 1024 for s in found]),
                      "within_the_backup": all(s.get("within_the_backup", True) for s in found)})
 
     def compared(over, under, figure=lambda over, under: over["seconds"] / under["seconds"]):
@@ -188,8 +191,9 @@ def large(samples):
     def to_target(verify, read):
         return verify["mib"] * MIB / verify["seconds"] / min(0.8 * read["mib"] * MIB / read["seconds"], 1e9)
 
-    idle = "full of an idle guest"
+    idle, stopped, converted = "full of an idle guest", ("full of a stopped guest", "none"), ("qemu-img convert and sync", "none")
     return {"rows": rows,
+            "stopped_cpu_to_convert": compared(stopped, converted, lambda ours, theirs: ours["cpu_seconds"] / theirs["cpu_seconds"]),
             "pull_to_push": compared((idle, "pull"), (idle, "push")),
             "burst_pull_to_none": compared(("burst", "pull"), ("burst", "none")),
             "verify_to_target": compared(("verify", "none"), ("read the point", "none"), to_target),
@@ -364,11 +368,12 @@ def markdown(results):
     big = results["large"]
     if big["rows"]:
         parts += ["## A disk of 3 GiB\n",
-                  table(["what", "engine", "runs", "seconds", "MiB/s"],
+                  table(["what", "engine", "runs", "seconds", "MiB/s", "CPU s per GiB"],
                         [[("200 writes of the guest" if r["what"] == "burst" else r["what"]), r["engine"], str(r["runs"]),
                           ("" if r["within_the_backup"] else "until the backup ended: ")
                           + f"{r['seconds']:.3f} ({r['spread'][0]:.3f}..{r['spread'][1]:.3f})",
-                          "-" if r["what"] in ("burst", "cancel") else text(r["mib_s"], "", 0)] for r in big["rows"]])]
+                          "-" if r["what"] in ("burst", "cancel") else text(r["mib_s"], "", 0), text(r["cpu_s_gib"], "", 2)]
+                         for r in big["rows"]])]
     restored = results["restores"]["rows"]
     if restored:
         parts += ["## A full of 3 GiB restored\n",

@@ -193,6 +193,11 @@ final class Meter {
         write(Path.of("/proc/sys/vm/drop_caches"), "3");
     }
 
+    /** CPU of this process, of the programs that it started and that ended, and of theirs. */
+    static double cpuSeconds() {
+        return PROCESS.getProcessCpuTime() / 1e9 + childrenCpuSeconds();
+    }
+
     /** CPU of the programs that this process started and that ended, and of theirs. */
     private static double childrenCpuSeconds() {
         String stat = Lab.read(Path.of("/proc/self/stat"));
