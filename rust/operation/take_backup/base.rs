@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use super::plan::{DiskPlan, Plan, Strategy};
-use super::storage::Targets;
+use super::targets::Targets;
 use crate::apart::Apart;
 use crate::error::{Code, Error, Result, Stopped};
 use crate::limits;

@@ -12,6 +12,7 @@ mod machine_state;
 mod plan;
 mod quiesce;
 pub(crate) mod recover;
+mod repository;
 mod request;
 mod running;
 mod selection;
@@ -19,9 +20,9 @@ mod shrink_check;
 mod snapshots;
 mod space;
 mod stopped;
-mod storage;
 mod take;
 mod taken;
+mod targets;
 mod written;
 
 use std::thread;

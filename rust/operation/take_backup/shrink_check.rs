@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::call::Call;
 use super::constraints::{Failed, FailureLesson};
 use super::plan::{DiskFacts, DiskPlan, Plan, Strategy};
-use super::storage::Targets;
+use super::targets::Targets;
 use crate::apart::Apart;
 use crate::error::{Code, Error, Result};
 use crate::libvirt::{Disk, DomainXml};

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::call::Call;
-use super::storage::Published;
+use super::targets::Published;
 use crate::config::Engine;
 use crate::digest::Digest;
 use crate::nas::path::PointPath;

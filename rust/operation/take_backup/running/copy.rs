@@ -11,7 +11,7 @@ use super::super::quiesce::{self, Frozen};
 use super::super::request::Checked;
 use super::super::shrink_check::{self, OpenImages};
 use super::super::take::{Attempt, Copied};
-use super::super::{base, machine_state, storage};
+use super::super::{base, machine_state, targets};
 use super::guest::{OwnedJob, Running};
 use crate::config::Engine;
 use crate::config::QuiesceFailure;
@@ -105,7 +105,7 @@ impl Attempt<Running> {
             details,
             state: state.files,
             fingerprints,
-            limit: call.time_to_publish(storage::PUBLISH)?,
+            limit: call.time_to_publish(targets::PUBLISH)?,
         })
     }
 

@@ -12,10 +12,11 @@ use super::constraints::{Constraints, Failed};
 use super::decision::{self, ParentBitmap, RequestedBackup};
 use super::found::{self, FoundGuest};
 use super::plan::{Plan, Strategy};
+use super::repository::{self, OpenedRepository};
 use super::request::Checked;
 use super::snapshots::DiskImage;
-use super::storage::{self, OpenedRepository, Targets};
 use super::take::{Attempt, Copied, Guest, NewBitmap, ParentFound};
+use super::targets::Targets;
 use super::{describe, shrink_check, space};
 use crate::config::Engine;
 use crate::engine::scratch;
@@ -46,12 +47,12 @@ impl Guest for Running {
         scratch::sweep(config, Some(&checked.vm));
         job.begin(Phase::FindDomain)?;
         let (request, settings) = (checked.clone(), config.clone());
-        let opening = storage::begin_open(call)?;
+        let opening = repository::begin_open(call)?;
         let found = ask("look at the domain", move || found::find(&request, &settings));
         job.enter(Phase::OpenRepository);
         let (found, session) = opening.with(found, call.time_for("open the repository", limits::OPEN_AND_PROBE))?;
         job.tell()?;
-        Ok((found, storage::lock_and_look(call, session)?))
+        Ok((found, repository::lock_and_look(call, session)?))
     }
 
     fn plan(

@@ -3,8 +3,8 @@
 use super::super::call::ask;
 use super::super::found::{self, FoundGuest};
 use super::super::snapshots::DiskImage;
-use super::super::storage::TargetWriter;
 use super::super::take::Attempt;
+use super::super::targets::TargetWriter;
 use super::guest::{OwnedJob, Running};
 use crate::config::Engine;
 use crate::engine::leftover;

@@ -9,7 +9,7 @@ use super::super::plan::DiskPlan;
 use super::super::shrink_check::{self, OpenImages};
 use super::super::snapshots::{self, DiskImage};
 use super::super::take::{Attempt, Copied};
-use super::super::{base, storage};
+use super::super::{base, targets};
 use super::disk::{self, DiskToOpen, Stopped};
 use super::questions::{answered, read_machine_state, refuse_running};
 use crate::apart::Apart;
@@ -65,7 +65,7 @@ impl Attempt<Stopped> {
         self.guest.images.iter().try_for_each(|image| image.check_there(shown(image), call, job))?;
         let millis = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         job.begin(Phase::Publish)?;
-        let limit = call.time_to_publish(storage::PUBLISH)?;
+        let limit = call.time_to_publish(targets::PUBLISH)?;
         Ok(Copied { when, millis, details: state.details, state: state.files, fingerprints, limit })
     }
 

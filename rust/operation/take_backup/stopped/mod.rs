@@ -16,12 +16,13 @@ use super::call::Call;
 use super::constraints::{Constraints, Failed};
 use super::decision::{self, ParentBitmap, RequestedBackup};
 use super::plan::{Plan, Strategy};
+use super::repository::{self, OpenedRepository};
 use super::request::{Checked, StoppedSource, StoppedSources};
 use super::selection::{self, EXCLUDED};
 use super::snapshots::DiskImage;
 use super::space::Free;
-use super::storage::{self, OpenedRepository, TargetWriter, Targets};
 use super::take::{Attempt, Copied, Guest, NewBitmap, ParentFound};
+use super::targets::{TargetWriter, Targets};
 use crate::config::Engine;
 use crate::error::{Error, Result};
 use crate::host::{Begun, HostState};
@@ -47,7 +48,7 @@ impl Guest for Stopped {
         let found = sources.chosen.iter().map(look).collect::<Result<Vec<_>>>()?;
         job.begin(Phase::OpenRepository)?;
         let stopped = Stopped { found, left_out: sources.left_out.clone(), images: Vec::new(), hangs: false };
-        Ok((stopped, storage::open(call)?))
+        Ok((stopped, repository::open(call)?))
     }
 
     fn plan(

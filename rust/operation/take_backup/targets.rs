@@ -1,0 +1,411 @@
+//! The files of a point on the NAS, from their making until the point is published or nothing of it is left. The steps run as those of
+//! `repository` do.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::call::Call;
+use super::full;
+use super::plan::TargetSpec;
+use super::repository::{AT_ONCE, OpenedRepository};
+use super::written::{self, TakenOver, WrittenTarget};
+use crate::apart::{Apart, Descriptor};
+use crate::config::{self, FILE_MODE};
+use crate::digest::Digest;
+use crate::engine::{self, push};
+use crate::error::{Code, Error, Result, called};
+use crate::limits;
+use crate::nas::access;
+use crate::nas::instance::Instance;
+use crate::nas::partial::{NewFolder, PartialPoint};
+use crate::nas::path::PointPath;
+use crate::nas::view::TargetView;
+use crate::point::fingerprints::{self, Base};
+use crate::point::{MANIFEST, Manifest, StatePart};
+use crate::qcow2::{self, Source};
+use crate::work::deadline::{bounded, start};
+
+/// What a copied point waits for last.
+pub(super) const PUBLISH: &str = "publish the restore point";
+
+/// A point that is durable and visible.
+pub(super) struct Published {
+    pub manifest: Manifest,
+    /// How long that took.
+    pub millis: u64,
+}
+
+/// The target of one disk.
+#[derive(Debug)]
+struct TargetFile {
+    spec: TargetSpec,
+    file: Apart,
+    /// The file of its fingerprints, and its name, if there is one.
+    index: Option<(Apart, String)>,
+    /// The name of the file that it stands on, relative to its own folder.
+    backing: Option<String>,
+}
+
+impl TargetFile {
+    fn make(spec: TargetSpec, folder: &NewFolder, point: &PointPath) -> Result<TargetFile> {
+        let mode = config::current().file_mode();
+        let file = folder.create_file(&spec.name, mode)?;
+        let backing = spec.parent.as_ref().map(|parent| parent.relative_to(&point.folder()));
+        let path = folder.path_of(&spec.name);
+        // an engine of ours makes it an image
+        let made = if spec.fingerprints {
+            qcow2::check_creatable(spec.virtual_size, backing.as_deref())
+        } else {
+            qcow2::create(&file, spec.virtual_size, backing.as_deref())
+        };
+        made.map_err(|e| e.at("make the target", path))?;
+        let index = spec.fingerprints.then(|| {
+            let name = fingerprints::file_name(&spec.name);
+            Ok((folder.create_file(&name, mode)?, name))
+        });
+        Ok(TargetFile { index: index.transpose()?, spec, file, backing })
+    }
+
+    fn written(&self) -> WrittenTarget {
+        WrittenTarget {
+            file: self.file.clone(),
+            name: self.spec.name.clone(),
+            virtual_size: self.spec.virtual_size,
+            backing: self.backing.clone(),
+        }
+    }
+}
+
+/// The target files of a point that is not published yet; dropped, they are removed.
+#[derive(Debug)]
+pub(super) struct Targets {
+    // in this order: the files are closed before the point ends
+    files: Vec<TargetFile>,
+    /// What QEMU sees of them, where it writes them itself.
+    view: Option<TargetView>,
+    /// Why QEMU follows links there, if it does.
+    lack: Option<String>,
+    partial: PartialPoint,
+}
+
+/// Who wrote the targets that are discarded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum TargetWriter {
+    /// An engine of this library, which tells each error; or a writer that no error has stopped.
+    Ours,
+    /// QEMU, as this user and group (`None`: ours).
+    Qemu(Option<(u32, u32)>),
+}
+
+/// Makes the empty targets with their final backing names. This writes to the NAS right before the hypervisor does, and so
+/// shows whether the NAS hangs: `NAS_UNRESPONSIVE`.
+pub(super) fn make_targets(call: &Call<'_>, opened: OpenedRepository, specs: Vec<TargetSpec>) -> Result<Targets> {
+    const STEP: &str = "make the targets";
+    let point = call.checked.point.clone();
+    let limit = call.time_for(STEP, limits::NAS_PROBE)?;
+    bounded(STEP, limit, move || {
+        let partial = opened.instance.begin(&point)?;
+        let mut targets = Targets { files: Vec::new(), view: None, lack: None, partial };
+        let (folder, point) = (Arc::new(targets.partial.new_folder()?), Arc::new(point));
+        let make = |spec| -> Work<TargetFile> {
+            let (folder, point) = (folder.clone(), point.clone());
+            Box::new(move || TargetFile::make(spec, &folder, &point))
+        };
+        targets.files = side_by_side("make a target", specs.into_iter().map(make).collect())?;
+        Ok(targets)
+    })
+}
+
+/// True if the step that failed with this error may still run, on a NAS that does not answer, and may leave something.
+pub(super) fn may_still_run(error: &Error) -> bool {
+    error.leftovers || error.code == Code::NasUnresponsive
+}
+
+impl Targets {
+    /// The virtual machine's folder in the repository, locked.
+    pub(super) fn instance(&self) -> &Instance {
+        self.partial.instance()
+    }
+
+    /// What an engine of ours writes of the disk at this position, with its fingerprints; on top of `base`, what differs from
+    /// it.
+    pub(super) fn target(&self, i: usize, base: Option<Base<Apart>>) -> Result<engine::CopyTarget> {
+        let TargetFile { spec, file, index, backing } = &self.files[i];
+        let path = PathBuf::from(self.path(&spec.name)?);
+        let none = || Error::new(Code::Internal, "open the target", "it was made without fingerprints");
+        let (index, index_name) = index.as_ref().ok_or_else(none)?;
+        Ok(engine::CopyTarget {
+            file: file.clone(),
+            disk: spec.disk.clone(),
+            size: spec.virtual_size,
+            backing: backing.clone(),
+            index: index.clone(),
+            index_name: index_name.clone(),
+            base,
+            path,
+        })
+    }
+
+    /// Shows the targets by `view` to QEMU, which runs as the user and group `owner`, if that is known. `PERMISSION_DENIED` when
+    /// QEMU can't write to them.
+    pub(super) fn show_to_qemu(mut self, view: TargetView, owner: Option<(u32, u32)>) -> Result<Targets> {
+        bounded("ask whether QEMU can write", limits::NAS_PROBE, move || {
+            let shown = view.show(self.partial.folder(), owner)?;
+            self.view = shown.at_its_place.then_some(view);
+            self.lack = shown.lack;
+            if let Some(owner) = owner {
+                access::check_qemu(self.partial.folder(), &self.folder(), owner)?;
+            }
+            Ok(self)
+        })
+    }
+
+    /// The target of the disk at this position.
+    pub(super) fn file(&self, disk: usize) -> Apart {
+        self.files[disk].file.clone()
+    }
+
+    /// `IO` when one of the disks' targets is no longer what lies under its name: whoever may write on the NAS can put a link
+    /// there, and QEMU, which got the path, follows it.
+    pub(super) fn check_in_place(&self) -> Result<()> {
+        const STEP: &str = "look at the targets again";
+        let folder = self.partial.folder().open_again()?;
+        let written = self.written();
+        bounded(STEP, limits::STORAGE_STEP, move || {
+            written.iter().try_for_each(|target| target.check_in_place(&folder))
+        })
+    }
+
+    /// Takes over what QEMU has written and closed, so that it can be published: checks that it is what was to be written, and
+    /// clones it into files that QEMU can't reach, if the repository can. Returns what the repository or the kernel lacks.
+    pub(super) fn take_over(&mut self, call: &Call<'_>) -> Result<Vec<String>> {
+        let limit = call.time_to_publish(written::STEP)?;
+        let folder = self.partial.folder().open_again()?;
+        let (written, aside) = (self.written(), self.partial.aside()?);
+        let (taken, aside) = bounded(written::STEP, limit, move || {
+            let taken = written.into_iter().map(|target| target.take_over(&folder, &aside)).collect::<Result<Vec<_>>>();
+            Ok((taken?, aside))
+        })?;
+        let mut told = None;
+        for (target, taken) in self.files.iter_mut().zip(taken) {
+            match taken {
+                TakenOver::Own(own) => target.file = own,
+                TakenOver::Shared(why) => told = Some(why),
+            }
+        }
+        // not before: this process had the replaced files open, too
+        if let Err(error) = bounded("remove what was replaced", limits::STORAGE_STEP, move || aside.clear()) {
+            let folder = self.partial.folder().path.display();
+            log::warn!("'{folder}': unable to remove the replaced targets, leaving them to the next backup: {error}");
+        }
+        Ok(self.lack.take().into_iter().chain(told).collect())
+    }
+
+    fn written(&self) -> Vec<WrittenTarget> {
+        self.files.iter().map(TargetFile::written).collect()
+    }
+
+    /// The target of each of the disks, for whoever has QEMU write them.
+    pub(super) fn for_qemu(&self) -> Vec<push::PushTarget> {
+        let target = |TargetFile { spec, file, .. }: &TargetFile| push::PushTarget {
+            disk: spec.disk.clone(),
+            size: spec.virtual_size,
+            file: file.clone(),
+        };
+        self.files.iter().map(target).collect()
+    }
+
+    /// The host path of each of the disks' targets, for QEMU.
+    pub(super) fn paths(&self) -> Result<Vec<String>> {
+        self.files.iter().map(|target| self.path(&target.spec.name)).collect()
+    }
+
+    /// Empties the targets, because a QEMU that still has them open would keep their room after they are removed.
+    pub(super) fn give_room_back(&self) {
+        let files: Vec<_> = self.files.iter().map(|target| target.file.clone()).collect();
+        let path = self.folder();
+        let emptied = bounded("empty the targets", limits::HUNG, move || {
+            files.iter().for_each(|file| written::give_room_back(file, &path));
+            Ok(())
+        });
+        if let Err(error) = emptied {
+            log::warn!("'{}': unable to give the targets' room back: {error}", self.partial.folder().path.display());
+        }
+    }
+
+    /// The host path of the targets' folder, as QEMU sees it.
+    pub(super) fn folder(&self) -> PathBuf {
+        self.view.as_ref().map_or_else(|| self.partial.folder().path.clone(), TargetView::path)
+    }
+
+    /// The host path of the target `name`, for QEMU. `UNSUPPORTED_IMAGE` when it is not UTF-8, which libvirt needs.
+    fn path(&self, name: &str) -> Result<String> {
+        self.folder().join(name).into_os_string().into_string().map_err(|path| {
+            Error::new(Code::UnsupportedImage, "name the target", format!("'{}' is not UTF-8", path.display()))
+        })
+    }
+
+    /// Syncs the files, writes `texts` and the manifest (completed by the files' lengths) beside them and makes the
+    /// point visible. On failure nothing of it stays, or the error says what does.
+    pub(super) fn publish(
+        self,
+        mut manifest: Manifest,
+        texts: Vec<(&'static str, Vec<u8>)>,
+        limit: Duration,
+    ) -> Result<Published> {
+        let begun = Instant::now();
+        let until = begun + limit;
+        let published = bounded(PUBLISH, limit, move || {
+            let written = self.write_out(&mut manifest, texts).and_then(|()| {
+                self.instance().fence()?;
+                // the caller has given up: a point published now would belong to nobody
+                let late = || Error::new(Code::NasUnresponsive, PUBLISH, "it took too long");
+                if Instant::now() < until { Ok(()) } else { Err(late()) }
+            });
+            let Targets { files, view, partial, .. } = self;
+            drop((files, view));
+            match written {
+                Ok(()) => partial.publish().map(|()| manifest),
+                Err(error) => Err(match partial.discard() {
+                    Ok(()) => error,
+                    Err(kept) => error.with_leftover(kept.cause),
+                }),
+            }
+        });
+        let given_up = |error: Error| match error.code {
+            Code::NasUnresponsive if !error.leftovers => error.with_leftover("the files written so far"),
+            _ => error,
+        };
+        let manifest = published.map_err(given_up)?;
+        Ok(Published { manifest, millis: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX) })
+    }
+
+    fn write_out(&self, manifest: &mut Manifest, texts: Vec<(&'static str, Vec<u8>)>) -> Result<()> {
+        let hash = |(name, text): &(&str, Vec<u8>)| ((*name).to_owned(), Digest::of(text));
+        manifest.texts = Some(texts.iter().map(hash).collect());
+        self.write_files(manifest, texts)?;
+        let folder = self.partial.folder();
+        for (disk, target) in manifest.disks.iter_mut().zip(&self.files) {
+            let length = target.file.length();
+            disk.size = length.map_err(|e| Error::io("sync the target", folder.path.join(&disk.file), e))?;
+        }
+        let file = self.partial.create_file(MANIFEST)?;
+        let written = file.with(|file| manifest.write(file));
+        *manifest = written.map_err(|e| Error::io("write the manifest", folder.path.join(MANIFEST), e))?;
+        // what can take its time is done before it is asked whether anybody still waits
+        folder.sync()
+    }
+
+    /// Syncs the disks' files, and writes the texts.
+    fn write_files(&self, manifest: &Manifest, texts: Vec<(&'static str, Vec<u8>)>) -> Result<()> {
+        let folder = Arc::new(self.partial.new_folder()?);
+        let mut works: Vec<Work<()>> = Vec::new();
+        for (disk, target) in manifest.disks.iter().zip(&self.files) {
+            let (file, path, volume) = (target.file.clone(), folder.path_of(&disk.file), disk.volume.clone());
+            works.push(Box::new(move || {
+                file.sync_all().map_err(|e| Error::io("sync the target", path, e).on_disk(&volume))
+            }));
+        }
+        for (file, name) in self.files.iter().filter_map(|target| target.index.clone()) {
+            let path = folder.path_of(&name);
+            works.push(Box::new(move || file.sync_all().map_err(|e| Error::io("sync the fingerprints", path, e))));
+        }
+        for (name, text) in texts {
+            let folder = folder.clone();
+            works.push(Box::new(move || write_text(&folder, name, &text)));
+        }
+        drop(folder);
+        side_by_side("write the restore point", works).map(drop)
+    }
+
+    /// Removes the point after the failure `error`, and adds to the error what stays behind, and that the NAS is full: QEMU, if it
+    /// is the `writer`, does not tell that.
+    pub(super) fn discard(self, error: Error, writer: TargetWriter) -> Error {
+        // A NAS that hangs is not waited for again; when it comes back the thread that was left removes the point.
+        let limit = match error.code {
+            _ if error.leftovers => limits::HUNG,
+            Code::NasUnresponsive => limits::HUNG,
+            Code::Timeout => limits::NAS_PROBE,
+            _ => limits::STORAGE_STEP,
+        };
+        let asked = match writer {
+            TargetWriter::Qemu(owner) if error.code == Code::JobFailed => Some(owner),
+            _ => None,
+        };
+        let removed = bounded("remove the unfinished point", limit, move || {
+            let Targets { files, view, partial, .. } = self;
+            let files: Vec<_> = files.into_iter().map(|target| target.file).collect();
+            let full = asked.map(|owner| full::refusal(partial.folder(), &files, owner));
+            files.iter().for_each(|file| written::give_room_back(file, &partial.folder().path));
+            drop((files, view));
+            Ok((full.transpose(), partial.discard()))
+        });
+        match removed {
+            Ok((full, removed)) => {
+                let full = full.unwrap_or_else(|unknown| {
+                    log::warn!("{unknown}");
+                    None
+                });
+                let error = match full.flatten() {
+                    Some(full) => {
+                        let cause = format!("{}; nothing more can be written: {}", error.cause, full.cause);
+                        Error { code: full.code, cause, ..error }
+                    }
+                    None => error,
+                };
+                if let Err(kept) = removed { error.with_leftover(kept.cause) } else { error }
+            }
+            // the NAS does not answer, which explains the timeout
+            Err(late) if error.code == Code::Timeout => Error { code: late.code, ..error }.with_leftover(late.cause),
+            Err(late) => error.with_leftover(late.cause),
+        }
+    }
+}
+
+/// Writes a file that describes the machine, durably.
+fn write_text(folder: &NewFolder, name: &str, text: &[u8]) -> Result<()> {
+    // whoever may read the disks, too, may not have what opens them where the guest encrypts them
+    let mode = if StatePart::of(name).is_some() { FILE_MODE } else { config::current().file_mode() };
+    let mut file = folder.create_file(name, mode)?;
+    let written = file.write_all(text).map_err(called("write"));
+    let written = written.and_then(|()| file.sync_all().map_err(called("fsync")));
+    written.map_err(|e| Error::io("write what describes the machine", folder.path_of(name), e))
+}
+
+/// Work on one file of a point.
+type Work<T> = Box<dyn FnOnce() -> Result<T> + Send>;
+
+/// Does all the works, `AT_ONCE` at a time, and fails with the first error. By then all have ended, because what they have made is
+/// removed then. On a NAS that hangs none does: the caller is given up, and keeps the folder locked and the repository open till then.
+fn side_by_side<T: Send + 'static>(step: &'static str, works: Vec<Work<T>>) -> Result<Vec<T>> {
+    let works = Arc::new(Mutex::new(works.into_iter().enumerate().collect::<VecDeque<_>>()));
+    let next = |works: &Mutex<VecDeque<_>>| works.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+    let hand = |_| {
+        let works = works.clone();
+        let work = move || {
+            let mut done = Vec::new();
+            while let Some((i, work)) = next(&works) {
+                let work: Work<T> = work;
+                done.push((i, work()?));
+            }
+            Ok(done)
+        };
+        start(step, work, || ())
+    };
+    let count = works.lock().unwrap_or_else(PoisonError::into_inner).len();
+    let begun: Vec<_> = (0..AT_ONCE.min(count)).map(hand).collect();
+    let ended = begun.into_iter().map(|hand| {
+        let hand = hand?;
+        loop {
+            if let Some(ended) = hand.wait(limits::STORAGE_STEP) {
+                return ended;
+            }
+        }
+    });
+    let ended = ended.collect::<Vec<_>>().into_iter().collect::<Result<Vec<_>>>()?;
+    let done: BTreeMap<_, _> = ended.into_iter().flatten().collect();
+    Ok(done.into_values().collect())
+}
