@@ -162,46 +162,76 @@ pub fn keep_owner<T: 'static>(work: impl FnOnce() -> T + Send + 'static) -> impl
     }
 }
 
-/// The number of threads left behind, by repository or guest.
-struct StuckThreads(Mutex<BTreeMap<Arc<str>, usize>>);
+/// The threads left behind, by repository or guest.
+struct StuckThreads(Mutex<BTreeMap<Arc<str>, Stuck>>);
+
+/// What was left behind for one owner.
+#[derive(Default)]
+struct Stuck {
+    threads: usize,
+    /// Work that was refused, until a thread comes back: what it holds may wait for an answer when it is dropped.
+    refused: Vec<Box<dyn Send>>,
+}
 
 impl StuckThreads {
     const fn new() -> StuckThreads {
         StuckThreads(Mutex::new(BTreeMap::new()))
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, usize>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, Stuck>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The number of threads left behind for this owner.
     fn of(&self, owner: &str) -> usize {
-        self.lock().get(owner).copied().unwrap_or(0)
+        self.lock().get(owner).map_or(0, |own| own.threads)
     }
 
-    /// Fails if no more threads may start for this owner.
-    fn admit(&self, owner: &str) -> Result<(), String> {
-        let taken = self.lock();
-        let (own, all) = (taken.get(owner).copied().unwrap_or(0), taken.values().sum());
-        if may_start(own, all) {
-            Ok(())
-        } else {
-            Err(format!("{own} earlier calls still wait for an answer, {all} in all"))
+    /// The number of all threads left behind.
+    fn all(&self) -> usize {
+        self.lock().values().map(|own| own.threads).sum()
+    }
+
+    /// Gives the work back, or keeps it and fails if no more threads may start for this owner.
+    fn admit<W: Send + 'static>(&self, owner: &str, work: W) -> Result<W, String> {
+        let mut stuck = self.lock();
+        let all = stuck.values().map(|own| own.threads).sum();
+        match stuck.get_mut(owner) {
+            Some(own) if !may_start(own.threads, all) => {
+                own.refused.push(Box::new(work));
+                Err(format!("{} earlier calls still wait for an answer, {all} in all", own.threads))
+            }
+            _ => Ok(work),
         }
     }
 
     fn take(&self, owner: &Arc<str>) {
-        *self.lock().entry(owner.clone()).or_default() += 1;
+        self.lock().entry(owner.clone()).or_default().threads += 1;
     }
 
+    /// A thread has come back. It drops what was refused meanwhile, and counts as left behind until that is over.
     fn give_back(&self, owner: &Arc<str>) {
-        let mut taken = self.lock();
-        if let Some(own) = taken.get_mut(owner) {
-            *own -= 1;
-            if *own == 0 {
-                taken.remove(owner);
+        loop {
+            let mut stuck = self.lock();
+            let Some(own) = stuck.get_mut(owner) else { return };
+            let refused = std::mem::take(&mut own.refused);
+            if refused.is_empty() {
+                own.threads -= 1;
+                if own.threads == 0 {
+                    stuck.remove(owner);
+                }
+                return;
             }
+            drop(stuck);
+            drop_late("refused work", refused);
         }
+    }
+}
+
+/// Drops what may call the NAS again, on a thread that nobody waits for.
+fn drop_late(step: &str, late: impl Sized) {
+    if catch_unwind(AssertUnwindSafe(|| drop(late))).is_err() {
+        log::error!("{step}: the cleanup of a late result panicked");
     }
 }
 
@@ -217,7 +247,7 @@ pub fn stuck(repository: impl ToString) -> usize {
 
 /// The number of threads of this process that were given up on anything and have not ended yet.
 pub fn all_stuck() -> usize {
-    [&NAS, &QUESTIONS, &STORAGE, &DISKS].map(|kind| kind.stuck_threads.lock().values().sum::<usize>()).iter().sum()
+    [&NAS, &QUESTIONS, &STORAGE, &DISKS].map(|kind| kind.stuck_threads.all()).iter().sum()
 }
 
 /// Runs `work` on its own thread and waits for the result, after `limit` `NAS_UNRESPONSIVE`. A result that comes later is
@@ -383,7 +413,8 @@ fn begin<T: Send + 'static>(
         return Err(Error::new(Code::Internal, step, "the thread would have the NAS's files, and nothing else"));
     }
     let owner = OWNER.with_borrow(WorkOwner::clone);
-    kind.stuck_threads.admit((kind.owner_of)(&owner)).map_err(|why| Error::new(kind.code, step, why))?;
+    let admitted = kind.stuck_threads.admit((kind.owner_of)(&owner), (work, ended));
+    let (work, ended) = admitted.map_err(|why| Error::new(kind.code, step, why))?;
     let ours = Arc::new(WorkSlot { state: Mutex::new(WorkState::Running), ended: Condvar::new(), kind, owner });
     let theirs = ours.clone();
     let work = keep_owner(move || {
@@ -462,10 +493,8 @@ impl<T> WorkSlot<T> {
             Ok(_) => log::warn!("{step}: the answer came after the library had given up waiting"),
             Err(error) => log::warn!("the error came after the library had given up waiting: {error}"),
         }
-        // the drop may call the NAS again, and this thread counts as stuck until it is over
-        if catch_unwind(AssertUnwindSafe(|| drop(result))).is_err() {
-            log::error!("{step}: the cleanup of a late result panicked");
-        }
+        // this thread counts as stuck until that is over
+        drop_late(step, result);
         waited_for.stuck_threads.give_back((waited_for.owner_of)(&self.owner));
     }
 }
@@ -658,6 +687,38 @@ mod tests {
         works().unwrap();
         let _on = WorkFor::repository(&hostile[0]);
         works().unwrap();
+    }
+
+    #[test]
+    fn what_refused_work_holds_is_dropped_by_a_thread_that_comes_back() {
+        #[derive(Debug)]
+        struct Holds(mpsc::Sender<Option<String>>);
+        impl Drop for Holds {
+            fn drop(&mut self) {
+                self.0.send(thread::current().name().map(str::to_owned)).unwrap();
+            }
+        }
+        static HUNG: WaitKind = kind();
+        let gate = Arc::new((Mutex::new(false), Condvar::new()));
+        while HUNG.stuck_threads.of("") < MOST_OF_ONE {
+            let gate = gate.clone();
+            let hang = bounded_and_counted(&HUNG, "hang", Duration::ZERO, move || {
+                drop(gate.1.wait_while(gate.0.lock().unwrap(), |open| !*open).unwrap());
+                Ok(())
+            });
+            assert_eq!(hang.unwrap_err().cause, "no answer for 0 s");
+        }
+        let (dropped, drops) = mpsc::channel();
+        let holds = Holds(dropped);
+        let refused = bounded_and_counted(&HUNG, "use it", limits::STORAGE_STEP, move || Ok(holds));
+        assert!(refused.unwrap_err().cause.starts_with("16 earlier calls"));
+        assert_eq!(drops.try_recv(), Err(mpsc::TryRecvError::Empty), "its drop may hang, too");
+        *gate.0.lock().unwrap() = true;
+        gate.1.notify_all();
+        assert_eq!(drops.recv().unwrap().as_deref(), Some("hang"));
+        while HUNG.stuck_threads.of("") > 0 {
+            thread::yield_now();
+        }
     }
 
     #[test]
