@@ -118,9 +118,7 @@ pub(crate) const CLAIM: Duration = seconds(30);
 pub(crate) const CLAIM_WAIT: Duration = CLAIM.saturating_mul(2);
 /// Until a claim is renewed: often enough that several in a row may fail.
 pub(crate) const CLAIM_RENEWAL: Duration = seconds(5);
-/// The thread that renews a claim is left to itself: it hangs with the NAS.
-pub(crate) const CLAIM_RENEWAL_END: Duration = seconds(1);
-/// A claim that could not be removed is left to expire.
+/// A claim that could not be removed is left to the thread that renews it, which hangs with the NAS, or to expire.
 pub(crate) const CLAIM_REMOVAL: Duration = seconds(5);
 
 /// The first user of the second table of descriptors goes on without it: before Linux 5.9 it closes a copy of each open file.

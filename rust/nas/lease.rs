@@ -41,6 +41,7 @@ const READER: &str = ".nasbackup.reader-";
 const EXPIRED: &str = ".nasbackup.lease-";
 const STEP: &str = "claim the instance";
 const RENEW: &str = "renew the claim";
+const GIVE_BACK: &str = "give back the claim";
 pub(super) const TAKE_OVER: &str = "take over a claim";
 /// The last line of the claim of a writer that only adds a point.
 const ADDS: &str = "adds\n";
@@ -105,7 +106,8 @@ impl Lease {
         Ok(lease)
     }
 
-    /// Starts the thread that renews the claim through its open file: its name may name somebody else's file by then.
+    /// Starts the thread that renews the claim through its open file: its name may name somebody else's file by then. In the end it
+    /// removes the claim, also when its NAS answers only after everybody else has given up.
     fn start_renewal(claim: Arc<Claim>, file: Apart) -> Result<Lease> {
         let (stop, stopped) = mpsc::channel();
         let renewed = claim.clone();
@@ -122,9 +124,9 @@ impl Lease {
                 }
                 told = failed;
             }
-            // closed before the thread's end is reported: they would keep a mount busy, and NFS removes no open file
-            drop((renewed, file));
-            Ok(())
+            // NFS removes no open file
+            drop(file);
+            renewed.give_back()
         };
         let renewal = deadline::start(RENEW, renew, || ());
         let renewal = renewal.inspect_err(|_| claim.give_back().unwrap_or_else(|error| log::warn!("{error}")))?;
@@ -146,10 +148,9 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         self.stop = None;
-        // a renewal that hangs ends when the NAS answers
-        let _ended = self.renewal.wait(limits::CLAIM_RENEWAL_END);
-        let claim = self.claim.clone();
-        if let Err(error) = deadline::bounded("give back the claim", limits::CLAIM_REMOVAL, move || claim.give_back()) {
+        let limit = limits::within(GIVE_BACK, limits::CLAIM_REMOVAL);
+        let late = || Err(deadline::no_answer(Code::NasUnresponsive, GIVE_BACK, limit));
+        if let Err(error) = self.renewal.wait(limit).unwrap_or_else(late) {
             log::warn!("{error}");
         }
     }
@@ -276,7 +277,7 @@ impl Claim {
 
     fn unlink(&self) -> Result<()> {
         rustix::fs::unlinkat(&self.folder.fd, self.name.as_str(), AtFlags::empty())
-            .map_err(|e| Error::io("give back the claim", self.folder.path.join(&self.name), e))
+            .map_err(|e| Error::io(GIVE_BACK, self.folder.path.join(&self.name), e))
     }
 
     /// Reads another host's claim. Something that is not a regular file reads as empty.
@@ -463,8 +464,10 @@ mod tests {
     use super::Purpose::{Add, Change, Read};
     use super::*;
     use crate::mutation::Random;
+    use crate::work::deadline::WorkFor;
     use std::fs;
     use std::path::Path;
+    use std::sync::RwLock;
     use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
     const EXPIRY: Duration = Duration::from_millis(500);
@@ -501,6 +504,24 @@ mod tests {
         drop(lease);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
         drop(take(dir.path(), Change).unwrap());
+    }
+
+    #[test]
+    fn a_claim_goes_while_no_more_threads_may_start_for_its_nas() {
+        let _on = WorkFor::repository("nfs 'full:/'");
+        let dir = tempfile::tempdir().unwrap();
+        let lease = take(dir.path(), Read).unwrap();
+        let gate = Arc::new(RwLock::new(()));
+        let closed = gate.write().unwrap();
+        let hung = (0..16).map(|_| {
+            let gate = gate.clone();
+            deadline::start("hang", move || Ok(gate.read().is_ok()), || ()).unwrap()
+        });
+        hung.for_each(drop);
+        assert!(deadline::start("work", || Ok(()), || ()).is_err());
+        drop(lease);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+        drop(closed);
     }
 
     #[test]
