@@ -65,6 +65,16 @@ impl From<Apart> for AnyFile {
     }
 }
 
+impl AnyFile {
+    /// Runs `work`, and drops the file, as `Apart` does that.
+    pub(crate) fn close_after<T: Send + 'static>(self, work: impl FnOnce(&File) -> T + Send + 'static) -> Option<T> {
+        match self {
+            AnyFile::FirstTable(file) => Some(work(&file)),
+            AnyFile::SecondTable(file) => file.close_after(work),
+        }
+    }
+}
+
 impl Descriptor for AnyFile {
     fn with<T: Send>(&self, work: impl FnOnce(&File) -> T + Send) -> T {
         match self {
@@ -102,7 +112,7 @@ struct HeldFile {
 impl Drop for HeldFile {
     fn drop(&mut self) {
         if let (Some(file), Some(pool)) = (self.file.take(), self.pool) {
-            pool.close(file);
+            pool.close(move || drop(file));
         }
     }
 }
@@ -141,6 +151,19 @@ impl Apart {
         match &self.0.file {
             Some(file) => file,
             None => unreachable!("it is taken by the drop alone"),
+        }
+    }
+
+    /// Moves a file that is open in the first table. Closes that one.
+    pub(crate) fn moved(file: File) -> rustix::io::Result<Apart> {
+        Apart::open(&file, |file| rustix::io::fcntl_dupfd_cloexec(file, first_number()).map(File::from))
+    }
+
+    /// Runs `work`, and drops this file, without a wait for a NAS that hangs: none if that is not done soon.
+    fn close_after<T: Send + 'static>(self, work: impl FnOnce(&File) -> T + Send + 'static) -> Option<T> {
+        match self.0.pool {
+            Some(pool) => pool.close(move || work(self.file())),
+            None => Some(work(self.file())),
         }
     }
 

@@ -248,20 +248,18 @@ impl Pool {
         }
     }
 
-    /// Closes the file in the second table, and waits for that as long as `FILE_CLOSE`.
-    pub(crate) fn close(&self, file: File) {
+    /// Runs the last work on a file, which closes it, and waits for that as long as `FILE_CLOSE`; none if it was not done by then.
+    pub(crate) fn close<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
         if is_here() {
-            return drop(file);
+            return Some(work());
         }
         let (tell, closed) = mpsc::channel();
         self.enqueue(Box::new(move || {
-            drop(file);
             // fails when nobody waits any more
-            let _ = tell.send(());
+            let _ = tell.send(work());
         }));
-        if closed.recv_timeout(limits::FILE_CLOSE) == Err(RecvTimeoutError::Timeout) {
-            log::debug!("a file is closed when its NAS answers");
-        }
+        let late = |_: &RecvTimeoutError| log::debug!("a file is closed when its NAS answers");
+        closed.recv_timeout(limits::FILE_CLOSE).inspect_err(late).ok()
     }
 
     /// Runs the work on a thread that has the second table, and waits for it.

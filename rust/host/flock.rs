@@ -16,7 +16,10 @@ pub(super) const LOCK: &str = "lock on this host";
 
 /// An open file that is locked until this is dropped.
 #[derive(Debug)]
-pub struct Flock(AnyFile);
+pub struct Flock {
+    /// None during the drop.
+    file: Option<AnyFile>,
+}
 
 impl Flock {
     /// Locks the file exclusively; `WOULDBLOCK` at once when somebody holds its lock.
@@ -30,7 +33,7 @@ impl Flock {
     }
 
     fn lock(file: AnyFile, how: FlockOperation) -> rustix::io::Result<Flock> {
-        lock(&file, how).map(|()| Flock(file))
+        lock(&file, how).map(|()| Flock { file: Some(file) })
     }
 }
 
@@ -65,7 +68,8 @@ fn is_on_smb(file: &AnyFile) -> bool {
 impl Drop for Flock {
     fn drop(&mut self) {
         // closing alone leaves it to a process that another thread has just forked, until that one execs
-        if let Err(error) = self.0.with(|file| rustix::fs::flock(file, FlockOperation::Unlock)) {
+        let unlock = |file: &File| rustix::fs::flock(file, FlockOperation::Unlock);
+        if let Some(Err(error)) = self.file.take().and_then(|file| file.close_after(unlock)) {
             log::warn!("a lock could not be given back - {error}");
         }
     }

@@ -176,7 +176,7 @@ fn lock(instance: &Folder, purpose: Purpose, (name, take, otherwise): LockSpec) 
     let Some(file) = allow_missing(instance, purpose, open(instance, name))? else { return Ok(None) };
     let found = file.stat();
     // errors from here on are not tolerated as a lack of the repository's: the file may be on this host
-    let taken = lock_file(instance, name, file, take)?.map_err(|error| match error {
+    let taken = lock_file(instance, name, AnyFile::from(file), take)?.map_err(|error| match error {
         Errno::WOULDBLOCK => {
             let ours = found.ok().and_then(|found| host::holder(&found));
             let ours = ours.map(|process| format!("process {process} of this host"));
@@ -189,18 +189,18 @@ fn lock(instance: &Folder, purpose: Purpose, (name, take, otherwise): LockSpec) 
 
 /// Opens a file to lock, and makes it if it is missing. Opens it for writing, because NFS locks only such; if the NAS forbids
 /// to change the file, opens it for reading, which suffices elsewhere.
-fn open(instance: &Folder, name: &str) -> Result<AnyFile> {
+fn open(instance: &Folder, name: &str) -> Result<Apart> {
     let there = || match instance.open_for_writing(name) {
         Err(error) if error.code == Code::PermissionDenied => {
-            instance.open_file_in(name).map(AnyFile::from).map_err(|_| error)
+            instance.open_file_in(name).ok().and_then(|file| Apart::moved(file).ok()).ok_or(error)
         }
-        opened => opened.map(AnyFile::from),
+        opened => opened,
     };
     match there() {
         Err(error) if error.code == Code::NotFound => match create(instance, name) {
             // somebody else made it meanwhile
             Err(error) if error.code == Code::AlreadyExists => there(),
-            made => made.map(AnyFile::from),
+            made => made,
         },
         found => found,
     }
