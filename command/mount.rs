@@ -9,6 +9,7 @@ use std::process::{ExitCode, Stdio};
 
 use nasbackup::error::{Code, Error, Result};
 use nasbackup::operation::mount_point::{self, MountPointRequest, MountedPoint};
+use nasbackup::work::deadline::all_stuck;
 
 use crate::arguments::{Mount, Umount};
 use crate::host::Host;
@@ -64,7 +65,8 @@ pub(crate) fn hold(host: &Host, arguments: &Mount, background: bool, output: Out
     // nobody watches a mount
     let quiet = Output { json: true };
     match progress::with(quiet, |listener| mount_point::run(request, mounted, listener)) {
-        Err(error) if is_mounted && error.code == Code::Cancelled => Ok(ExitCode::SUCCESS),
+        // nothing of it waits for a NAS that hangs
+        Err(error) if is_mounted && error.code == Code::Cancelled && all_stuck() == 0 => Ok(ExitCode::SUCCESS),
         Err(error) => {
             if is_mounted && background {
                 tell_host(&host_log(), &arguments.dir, &error);

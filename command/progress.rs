@@ -172,8 +172,7 @@ impl Told {
             operation::cancel(&status.job);
             self.asked = Some(status.job.clone());
         }
-        // the end of a mount that stays is no interruption
-        if !NEWS.swap(false, Relaxed) || job.is_some_and(|status| status.phase == Phase::KeepMounted) {
+        if !NEWS.swap(false, Relaxed) {
             return;
         }
         self.interrupts += 1;

@@ -395,6 +395,43 @@ fn a_guest_has_the_tpm_whose_state_its_point_holds_and_none_of_it_stays() {
 }
 
 #[test]
+fn a_test_that_is_cancelled_while_the_nas_hangs_ends_at_once_and_leaves_nothing() {
+    let mut guest = bootable_guest(Then::Rest);
+    guest.write(1, 0x51, 5 * MIB, MIB);
+    let mut story = Story::new(guest, Nas::folder().through_fuse());
+    story.take("full");
+    let host = Host::new(story.nas.root(), "");
+    let point = story.last().path.as_str();
+    let end = |child: Child, at: &str| {
+        let mine = format!("nasbackup-boot-{}-", child.id());
+        rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::INT).unwrap();
+        let ended = child.wait_with_output().unwrap();
+        let complaint = String::from_utf8_lossy(&ended.stderr);
+        let left = host.scratch();
+        story.nas.go_on();
+        assert_eq!((ended.status.code(), left), (Some(130), Vec::new()), "{at}: {complaint}");
+        assert!(!domains().iter().any(|name| name.starts_with(&mine)), "{at}");
+    };
+    for step in ["read the manifest:1", "follow the chains:1", "mount the point:1", "start the machine:1"] {
+        let mut command = host.command(&["boot", point, "--wait", "console:^never$"]);
+        let child = command.env("NASBACKUP_STOP_AT", step).stderr(Stdio::piped()).spawn().unwrap();
+        let state = || std::fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap();
+        until(step, || state().rsplit(") ").next().unwrap().starts_with('T'));
+        story.nas.hang();
+        run("kill", ["-CONT", &child.id().to_string()]);
+        end(child, step);
+    }
+    let (child, domain) = host.wait_in_vain(point);
+    until("its guest runs", || run("virsh", ["domstate", &domain]).trim() == "running");
+    story.nas.hang();
+    let read = "qemu-io -d /machine/peripheral/virtio-disk1/virtio-backend \"aio_read 5M 64k\"";
+    let read = run("virsh", ["qemu-monitor-command", &domain, "--hmp", read]);
+    assert_eq!(read.trim(), "");
+    end(child, "a guest that reads");
+    host.assert_bare();
+}
+
+#[test]
 fn what_can_t_be_tried_is_refused_and_noted_nowhere() {
     let story = story(Then::Rest);
     let host = Host::new(story.nas.root(), "");

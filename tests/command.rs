@@ -567,12 +567,26 @@ struct Waiting {
 
 impl Waiting {
     fn begin(host: &Host, arguments: &[&str]) -> Waiting {
-        let told = folder("told").join("stderr");
         let mut command = host.command();
         command.env("NASBACKUP_LINE_MILLIS", "100").args(arguments);
+        Waiting::spawn(&mut command)
+    }
+
+    fn spawn(command: &mut Command) -> Waiting {
+        let told = folder("told").join("stderr");
         let output = std::process::Stdio::null();
         let child = command.stdout(output).stderr(std::fs::File::create(&told).unwrap()).spawn().unwrap();
         Waiting { child, told }
+    }
+
+    /// One whose NAS hangs from the step on.
+    fn hung_at(host: &Host, nas: &Nas, step: &str, arguments: &[&str]) -> Waiting {
+        let waiting = Waiting::spawn(host.command().env("NASBACKUP_STOP_AT", step).args(arguments));
+        let state = || std::fs::read_to_string(format!("/proc/{}/stat", waiting.child.id())).unwrap();
+        until(step, || state().rsplit(") ").next().unwrap().starts_with('T'));
+        nas.hang();
+        run("kill", ["-CONT", &waiting.child.id().to_string()]);
+        waiting
     }
 
     fn complaint(&self) -> String {
@@ -792,6 +806,35 @@ fn two_hosts_mount_a_point_and_a_third_removes_it_once_both_have_let_go() {
         assert_eq!(held.wait().unwrap().code(), Some(0));
     }
     there.says(&["-r", "nas", "delete", &point.path]);
+}
+
+#[test]
+fn a_ctrl_c_to_what_waits_for_a_hung_nas_is_heard_at_once_and_ends_it() {
+    let mut story = Story::new(Guest::ordinary(), Nas::folder().through_fuse());
+    story.take("full");
+    let host = Host::new(story.nas.root());
+    let (point, place) = (story.last().path.as_str(), folder("place"));
+    let mount = ["-r", "nas", "mount", "--foreground", point, place.to_str().unwrap()];
+    for (step, arguments) in [
+        ("follow the chains:1", &mount[..]),
+        ("mount the point:1", &mount),
+        // of a point that is mounted
+        ("look at the instance's lock:1", &mount),
+        ("look at the instance's lock:1", &["-r", "nas", "verify", point]),
+    ] {
+        let mut waiting = Waiting::hung_at(&host, &story.nas, step, arguments);
+        waiting.interrupt();
+        waiting.until_it_says("interrupted: ");
+        let status = waiting.child.wait().unwrap();
+        // while the NAS hangs, so that something of it is left
+        story.nas.go_on();
+        assert_eq!(status.code(), Some(130), "{arguments:?} at {step}: {}", waiting.complaint());
+        assert!(is_bare(&place), "{arguments:?} at {step}");
+    }
+    // which tells that it takes the claims of processes that are gone
+    assert_eq!(host.fails(&["-r", "nas", "delete", point]).0, 0);
+    let left = std::fs::read_dir(story.nas.at(&story.guest.name)).unwrap().map(|entry| entry.unwrap().file_name());
+    assert!(!left.into_iter().any(|name| name.to_str().unwrap().contains("reader")));
 }
 
 #[test]

@@ -43,7 +43,7 @@ impl Reading {
     /// read is believed.
     pub(super) fn check(&self) -> Result<()> {
         let instance = self.instance.clone();
-        bounded("look at the instance's lock", limits::NAS_LOOK, move || instance.fence())
+        bounded_until_cancelled("look at the instance's lock", limits::NAS_LOOK, move || instance.fence())
     }
 
     /// Does the repository answer? It is asked something that only it can tell.

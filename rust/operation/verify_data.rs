@@ -20,7 +20,7 @@ use crate::nas::path::RepoPath;
 use crate::point::fingerprints::{self, Findings, Fingerprints};
 use crate::point::{LONGEST_STATE, MANIFEST, Manifest, StatePart};
 use crate::qcow2;
-use crate::work::deadline::bounded;
+use crate::work::deadline::bounded_until_cancelled;
 use crate::work::job::{Listener, Reporter};
 use crate::work::phase::Phase;
 use crate::work::worker;
@@ -42,7 +42,8 @@ fn compare_all(reading: &Reading, judged: &mut Judged, limiter: Limiter, job: &m
     for folder in folders {
         let Some(manifest) = judged.manifest(&folder).cloned() else { continue };
         let held = reading.clone();
-        small.extend(bounded(STEP, limits::STORAGE_STEP, move || Ok(look_at_small(held.root(), &folder, manifest)))?);
+        let look = move || Ok(look_at_small(held.root(), &folder, manifest));
+        small.extend(bounded_until_cancelled(STEP, limits::STORAGE_STEP, look)?);
     }
     let mut all = Data { reading, judged, limiter: Arc::new(limiter), gone: false, done: 0, total: 0 };
     all.total = found.iter().filter(|found| all.recorded(&found.path).is_some()).filter_map(Found::checkable).sum();

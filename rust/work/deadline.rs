@@ -270,6 +270,27 @@ pub fn bounded_until_cancelled<T: Send + 'static>(
     bounded_while(&NAS, step, limit, work, || cancel.check(step))
 }
 
+/// Like `bounded`, for what `free` has end soon: that is called again and again once the job is cancelled, and when nobody waits any
+/// longer. Work that fails after a cancel is `CANCELLED`.
+pub fn bounded_and_freed<T: Send + 'static>(
+    step: &'static str,
+    limit: Duration,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+    free: impl Fn(),
+) -> Result<T> {
+    wait_and_free(&NAS, step, limit, work, free)
+}
+
+/// The same for questions to libvirt.
+pub fn ask_and_free<T: Send + 'static>(
+    step: &'static str,
+    limit: Duration,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+    free: impl Fn(),
+) -> Result<T> {
+    wait_and_free(&QUESTIONS, step, limit, work, free)
+}
+
 /// Like `bounded`, for questions to libvirt, which may hang with QEMU: fails with `LIBVIRT`.
 pub fn ask<T: Send + 'static>(
     step: &'static str,
@@ -296,6 +317,39 @@ pub fn bounded_for_host<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
     bounded_and_counted(&DISKS, step, limit, work)
+}
+
+/// Open files of the NAS, held by a thread that must not wait: the drop leaves their close to another thread.
+#[derive(Debug)]
+pub struct NasFiles<T: Send + 'static>(Option<T>);
+
+impl<T: Send> From<T> for NasFiles<T> {
+    fn from(files: T) -> NasFiles<T> {
+        NasFiles(Some(files))
+    }
+}
+
+impl<T: Send> std::ops::Deref for NasFiles<T> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        match &self.0 {
+            Some(files) => files,
+            None => unreachable!("they are taken by the drop alone"),
+        }
+    }
+}
+
+impl<T: Send> Drop for NasFiles<T> {
+    fn drop(&mut self) {
+        let files = self.0.take();
+        let close = move || {
+            drop(files);
+            Ok(())
+        };
+        if let Err(error) = bounded("close files of the NAS", limits::FILE_CLOSE, close) {
+            log::debug!("{error}");
+        }
+    }
 }
 
 /// Work that runs in the background. The drop of this value before the work's end gives the work up, as after a time limit.
@@ -369,6 +423,26 @@ fn bounded_and_counted<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
     bounded_while(kind, step, limit, work, || Ok(()))
+}
+
+fn wait_and_free<T: Send + 'static>(
+    kind: &'static WaitKind,
+    step: &'static str,
+    limit: Duration,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+    free: impl Fn(),
+) -> Result<T> {
+    let cancel = Cancel::of_job();
+    let free_if_cancelled = || {
+        if cancel.is_set() {
+            free();
+        }
+        Ok(())
+    };
+    bounded_while(kind, step, limit, work, free_if_cancelled).or_else(|error| {
+        free();
+        cancel.check(step).and(Err(error))
+    })
 }
 
 /// Waits as long as `go_on` says so, too.
@@ -719,6 +793,25 @@ mod tests {
         while HUNG.stuck_threads.of("") > 0 {
             thread::yield_now();
         }
+    }
+
+    #[test]
+    fn what_a_cancel_frees_ends_and_its_failure_is_the_cancel() {
+        let cancel = Cancel::default();
+        let _on = WorkFor::job("nfs 'freed:/'", "", cancel.clone());
+        for (answer, expected) in [(true, None), (false, Some(Code::Cancelled))] {
+            let (free, freed) = mpsc::channel();
+            let cancel = cancel.clone();
+            let work = move || {
+                cancel.set();
+                freed.recv().unwrap();
+                if answer { Ok(()) } else { Err(Error::new(Code::Io, "work", "it was freed")) }
+            };
+            // no longer is anybody there to be told
+            let result = bounded_and_freed("hang", Duration::from_secs(3600), work, || _ = free.send(()));
+            assert_eq!(result.err().map(|error| error.code), expected);
+        }
+        assert_eq!(NAS.stuck_threads.of("nfs 'freed:/'"), 0);
     }
 
     #[test]

@@ -1,18 +1,25 @@
 //! A repository that hangs is marked: refused at once, and nobody else's business.
 
+use std::sync::mpsc;
 use std::time::Instant;
 
-use nasbackup::error::Code;
+use nasbackup::error::{Code, Error};
 use nasbackup::host::{Begun, HostState};
 use nasbackup::nas::folder::Folder;
 use nasbackup::nas::lock::InstanceLock;
 use nasbackup::nas::purpose::Purpose;
 use nasbackup::nas::repository::Repository;
+use nasbackup::operation;
+use nasbackup::operation::mount_point::{self, MountPointRequest};
 use nasbackup::operation::take_backup::TakeBackupRequest;
-use serde_json::json;
+use nasbackup::work::job::JobStatus;
+use nasbackup::work::phase::Phase;
+use serde_json::{Value, json};
 
 use crate::run;
-use crate::support::{Guest, HANG, Nas, PATIENCE, Refusal, Story, refusing, take, until};
+use crate::support::{
+    CLOSES_WAIT, GO_ON, Guest, HANG, Nas, PATIENCE, Refusal, Story, folder, hangs, refusing, take, until,
+};
 
 #[test]
 fn one_that_hangs_is_refused_at_once_until_it_answers() {
@@ -39,6 +46,96 @@ fn one_that_hangs_is_refused_at_once_until_it_answers() {
     nas.go_on();
     until("it is used again", || run(&nas, "backupStats", json!({})).is_ok());
     assert_eq!(verify(&nas).code, Code::NotFound);
+}
+
+/// Runs what must not wait for a NAS that hangs, on a thread of its own; what it came to.
+fn ends<T: Send + 'static>(what: &str, work: impl FnOnce() -> T + Send + 'static) -> T {
+    let (tell, ended) = mpsc::channel();
+    std::thread::spawn(move || tell.send(work()));
+    ended.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("{what}: it waits"))
+}
+
+#[test]
+fn whoever_gives_a_lock_back_does_not_wait_for_one_that_hangs() {
+    let nas = Nas::folder();
+    let flock = [Refusal { call: "flock".into(), errnos: vec![GO_ON, HANG] }];
+    refusing(nas.root(), &flock, || {
+        let lock = InstanceLock::take(&Folder::open_root(nas.root()).unwrap(), Purpose::Read).unwrap();
+        ends("the drop of a lock", || drop(lock));
+        assert!(hangs(nas.root()), "it did not hang");
+    });
+    until("the lock is free", || InstanceLock::take(&Folder::open_root(nas.root()).unwrap(), Purpose::Change).is_ok());
+}
+
+#[test]
+fn whoever_has_read_does_not_wait_for_the_close_of_files_on_one_that_hangs() {
+    let mut story = Story::new(Guest::ordinary(), Nas::folder());
+    story.take("full").assert_full(true);
+    let (nas, point) = (story.nas.root(), story.last());
+    let volume = &point.taken.disks[0].volume;
+    let request = |more: Value| {
+        let mut request = json!({"repository": {"type": "dir", "address": nas}, "backupPath": point.path});
+        request.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        request.to_string()
+    };
+    let closes = [Refusal { call: "close".into(), errnos: vec![HANG] }];
+    let mark = nas.join(CLOSES_WAIT);
+    let asked = Repository::check(Some(story.nas.repository())).unwrap();
+    let output = json!({"path": folder("out").join("disk"), "format": "raw"});
+    for (operation, phase, request) in [
+        ("mountPoint", Phase::OpenOutputs, String::new()),
+        ("bootPoint", Phase::MakeMachine, request(json!({}))),
+        ("restorePoint", Phase::Copy, request(json!({"volumes": [{"volume": volume, "output": output}]}))),
+    ] {
+        let (there, export, path) = (mark.clone(), story.nas.repository(), point.path.clone());
+        let work = move || {
+            let mut listener = |status: &JobStatus| {
+                if status.phase == phase {
+                    std::fs::create_dir(&there).unwrap();
+                    return Err(Error::new(Code::Cancelled, "a test", "it is enough"));
+                }
+                Ok(())
+            };
+            if operation == "mountPoint" {
+                let folder = folder("place");
+                let (repository, backup_path) = (Some(export), Some(path));
+                let request = MountPointRequest { repository, backup_path, folder, ..MountPointRequest::default() };
+                mount_point::run(request, |_| Ok(()), &mut listener)
+            } else {
+                operation::call(operation, &request, &mut listener).map(drop)
+            }
+        };
+        refusing(nas, &closes, || {
+            assert_eq!(ends(operation, work).map_err(|error| error.code), Err(Code::Cancelled), "{operation}");
+            assert!(hangs(nas), "{operation}: no close did hang");
+        });
+        std::fs::remove_dir(&mark).unwrap();
+        until("the files are closed", || nasbackup::work::deadline::stuck(&asked) == 0);
+    }
+}
+
+#[test]
+fn a_reader_that_was_cancelled_gives_its_claim_back_once_it_answers() {
+    let under = Nas::folder();
+    let there = under.same();
+    let mut story = Story::new(Guest::ordinary(), under.through_fuse());
+    story.take("full").assert_full(true);
+    let request = json!({"repository": {"type": "dir", "address": story.nas.root()}, "backupPath": story.last().path});
+    let error = operation::call("verifyChain", &request.to_string(), &mut |status| {
+        if status.phase == Phase::FollowChains {
+            story.nas.hang();
+            return Err(Error::new(Code::Cancelled, "a test", "it is enough"));
+        }
+        Ok(())
+    });
+    assert_eq!(error.unwrap_err().code, Code::Cancelled);
+    let claims = || {
+        let entries = std::fs::read_dir(there.at(&story.guest.name)).unwrap();
+        entries.filter(|entry| entry.as_ref().unwrap().file_name().to_str().unwrap().contains("reader")).count()
+    };
+    assert_eq!(claims(), 1);
+    story.nas.go_on();
+    until("its thread removes it", || claims() == 0);
 }
 
 /// What a host remembers of a backup of the guest that was killed.

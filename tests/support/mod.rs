@@ -39,7 +39,7 @@ pub use image::{Image, MIB, assert_holds, assert_same, forget_format};
 pub use leaks::{Leaks, mounted_at};
 pub use nas::{Fs, Nas, unmounted_image};
 pub use real_guest::{RealGuest, Restored};
-pub use refusals::{GO_ON, HANG, Refusal, hangs, refusing};
+pub use refusals::{CLOSES_WAIT, GO_ON, HANG, Refusal, hangs, refusing};
 pub use story::{
     AFTER_DEADLINE, Point, Story, backup_path, by, details, fails_after, fails_as_begin_hangs, hurried, slow_story_of,
     slow_story_on, take, take_and, take_and_when, take_too_late,

@@ -82,6 +82,7 @@ const CALLS: &[Call] = &[
     ("pread", libc::SYS_pread64, About::Fd(0), is_content),
     ("write", libc::SYS_write, About::Fd(0), is_content),
     ("pwrite", libc::SYS_pwrite64, About::Fd(0), is_content),
+    ("close", libc::SYS_close, About::Fd(0), |args, path| is_content(args, path) && waits_in_close(path)),
     ("claim", libc::SYS_pwrite64, About::Fd(0), |args, path| !is_content(args, path)),
 ];
 
@@ -96,6 +97,14 @@ fn is_of_descriptor(args: &[u64; 6]) -> bool {
 
 fn makes(args: &[u64; 6]) -> bool {
     args[2] & libc::O_CREAT as u64 != 0
+}
+
+/// A folder above it holds one of this name: from then on a close waits.
+pub const CLOSES_WAIT: &str = "closes-wait";
+
+/// That of a folder never does.
+fn waits_in_close(path: &Path) -> bool {
+    path.is_file() && path.ancestors().any(|folder| folder.join(CLOSES_WAIT).exists())
 }
 
 /// It is neither a lock nor a claim: an operation that can't have these gets no further.

@@ -15,11 +15,11 @@ use crate::host::{RunDir, RunDirs};
 use crate::libvirt::Domain;
 use crate::limits;
 use crate::operation::checked_chain::CheckedDisk;
-use crate::operation::mount_point::place::{self, Place};
+use crate::operation::mount_point::place::{self, Place, take_away};
 use crate::operation::mount_point::raw_file::RawFile;
 use crate::point::StateFile;
 use crate::qcow2;
-use crate::work::deadline::{ask, bounded_for_host};
+use crate::work::deadline::{ask, ask_and_free, bounded_for_host};
 
 const STEP: &str = "make the machine's files";
 const SWEEP: &str = "clear what a boot test has left";
@@ -77,10 +77,10 @@ impl TestFolder {
 
     /// Makes one of the point's disks a raw file that QEMU's user can read, below a file for what the guest writes. Returns the paths of
     /// both, that file's first.
-    pub(super) fn serve(&mut self, disk: CheckedDisk) -> Result<(String, String)> {
+    pub(super) fn serve(&mut self, disk: &CheckedDisk) -> Result<(String, String)> {
         let name = self.disks.len().to_string();
         // a volume's name may be anything, and the domain's XML is to hold this one
-        let below = RawFile::mount(&self.place, &CheckedDisk { volume: name.clone(), ..disk })?;
+        let below = RawFile::mount(&self.place, &name, &disk.chain)?;
         let overlay = self.path(&format!("{name}.{}", scratch::FILES))?;
         let file = self.create(Path::new(&overlay))?;
         qcow2::create(&file, below.size.next_multiple_of(512), None).map_err(|e| e.at(STEP, &overlay))?;
@@ -121,12 +121,13 @@ impl TestFolder {
 
 impl Drop for TestFolder {
     fn drop(&mut self) {
+        // first: QEMU does not end while it waits for the NAS, through these
+        self.disks.clear();
         if self.is_used
             && let Err(error) = end(&self.uri, self.domain())
         {
             return log::error!("unable to end the domain '{}', leaving it to the next sweep: {error}", self.domain());
         }
-        self.disks.clear();
         if let Some(Err(error)) = self.tpm.as_deref().map(tpm::remove) {
             return log::error!("leaving that to the next sweep: {error}");
         }
@@ -164,11 +165,13 @@ pub(super) struct Machine {
 impl Machine {
     /// Starts it; its guest is still paused.
     pub(super) fn start(mut folder: TestFolder, xml: String) -> Result<Machine> {
+        let disks: Vec<_> = folder.disks.iter().map(RawFile::path).collect();
         // one that comes too late ends itself
-        ask("start the machine", limits::LIBVIRT_CALL, move || {
+        let start = move || {
             folder.is_used = true;
             Ok(Machine { domain: Domain::create_paused(&folder.uri, &xml)?, folder })
-        })
+        };
+        ask_and_free("start the machine", limits::LIBVIRT_CALL, start, || disks.iter().for_each(|disk| take_away(disk)))
     }
 
     /// Ends it once the host has no more room for what its guest writes.

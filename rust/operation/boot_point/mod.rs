@@ -9,6 +9,7 @@ mod room;
 mod tpm;
 mod watch;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -30,7 +31,7 @@ use crate::nas::path::PointPath;
 use crate::nas::repository::Repository;
 use crate::plain::plain;
 use crate::point::{DOMAIN, Manifest, StateFile, StatePart};
-use crate::work::deadline::{self, ask, bounded};
+use crate::work::deadline::{self, NasFiles, ask, bounded_until_cancelled};
 use crate::work::job::{self, Listener, Reporter};
 use crate::work::phase::Phase;
 use console::Console;
@@ -114,7 +115,7 @@ pub fn run(request: BootPointRequest, listener: Listener<'_>) -> Result<BootedPo
     let reading = Reading::open(export, &point)?;
     job.begin(Phase::FollowChains)?;
     let (held, at) = (reading.clone(), point.clone());
-    let manifest = bounded("read the manifest", limits::STORAGE_STEP, move || {
+    let manifest = bounded_until_cancelled("read the manifest", limits::STORAGE_STEP, move || {
         let folder = held.root().open_dir(&at.folder())?;
         Ok(Manifest::read_sound(&folder, &at).ok().flatten())
     });
@@ -130,7 +131,7 @@ pub fn run(request: BootPointRequest, listener: Listener<'_>) -> Result<BootedPo
         seen => seen?,
     };
     let answers = match reading.check() {
-        Err(error) if error.code == Code::Busy => return Err(error),
+        Err(error) if matches!(error.code, Code::Busy | Code::Cancelled) => return Err(error),
         checked => checked.inspect_err(|error| reading.note(error)).is_ok(),
     };
     log::info!(
@@ -296,7 +297,8 @@ impl Test<'_> {
     fn run(&mut self, point: &PointPath, job: &mut Reporter<'_>) -> Result<watch::Seen> {
         let (held, at) = (self.reading.clone(), point.clone());
         let find = move || Found::find(held.root(), &at);
-        let found = bounded("follow the chains", limits::STORAGE_STEP, find).inspect_err(|e| self.reading.note(e))?;
+        let found = bounded_until_cancelled("follow the chains", limits::STORAGE_STEP, find);
+        let found = NasFiles::from(found.inspect_err(|error| self.reading.note(error))?);
         let (wait, awaited) = self.asked.awaited(&found.saved)?;
         job.begin(Phase::MakeMachine)?;
         machine::sweep(self.config);
@@ -307,22 +309,22 @@ impl Test<'_> {
         self.answer.memory = memory.map_err(|cause| Error::invalid("memory", cause))?;
         (self.answer.kvm, self.answer.waited_for) = (host.emulator.kvm, Some(wait));
         let mut folder = TestFolder::make(self.config, host.owner)?;
-        let xml = self.xml(found, &host, &mut folder, job)?;
+        let xml = self.xml(&found, &host, &mut folder, job)?;
+        drop(found);
         let machine = Machine::start(folder, xml)?;
         job.begin(Phase::BootGuest)?;
         self.watch(&machine, &awaited, job)
     }
 
     /// The machine's XML, whose files are there then.
-    fn xml(&mut self, found: Found, host: &Host, folder: &mut TestFolder, job: &mut Reporter<'_>) -> Result<String> {
+    fn xml(&mut self, found: &Found, host: &Host, folder: &mut TestFolder, job: &mut Reporter<'_>) -> Result<String> {
         let Found { saved, disks, held, variables, tpm } = found;
-        let mut disks: Vec<_> = disks.into_iter().map(Some).collect();
-        let mut paths = Vec::new();
+        let (mut paths, mut served) = (Vec::new(), BTreeSet::new());
         for (saved, held) in saved.disks.iter().zip(held) {
             job.tell()?;
-            match held.and_then(|held| disks[held].take()) {
-                Some(disk) => paths.push((saved, folder.serve(disk)?)),
-                None => self.answer.left_out.push(saved.target.clone()),
+            match held {
+                Some(held) if served.insert(held) => paths.push((saved, folder.serve(&disks[*held])?)),
+                _ => self.answer.left_out.push(saved.target.clone()),
             }
         }
         let disk = |(saved, (overlay, below))| BootDisk { saved, overlay, below };
@@ -339,10 +341,10 @@ impl Test<'_> {
                 log::info!("the point's UEFI variables are of another firmware than '{loader}', which begins without");
             }
         }
-        let tpm = self.put_tpm(&saved, tpm, folder)?;
+        let tpm = self.put_tpm(saved, tpm.as_ref(), folder)?;
         self.answer.tpm = tpm.is_some();
         Ok(boot_xml(&BootDomain {
-            saved: &saved,
+            saved,
             name: &folder.domain(),
             kind: if host.emulator.kvm { "kvm" } else { "qemu" },
             emulator: &host.emulator.path,
@@ -359,15 +361,15 @@ impl Test<'_> {
     fn put_tpm(
         &self,
         saved: &SavedDomain,
-        state: Option<StateFile>,
+        state: Option<&StateFile>,
         folder: &mut TestFolder,
     ) -> Result<Option<(String, &'static str)>> {
         let (Some(state), Some(model)) = (state, saved.tpm) else { return Ok(None) };
-        if let Some(why) = tpm::lack(&state, &self.config.connection_uri) {
+        if let Some(why) = tpm::lack(state, &self.config.connection_uri) {
             log::info!("the point's state of a TPM is not used, and the guest begins without a TPM: {why}");
             return Ok(None);
         }
-        Ok(Some((folder.put_tpm(&state)?, model)))
+        Ok(Some((folder.put_tpm(state)?, model)))
     }
 
     fn watch(&mut self, machine: &Machine, awaited: &Awaited, job: &mut Reporter<'_>) -> Result<watch::Seen> {

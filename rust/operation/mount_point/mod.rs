@@ -14,7 +14,7 @@ use crate::error::{Code, Error, Result};
 use crate::limits;
 use crate::nas::path::PointPath;
 use crate::nas::repository::Repository;
-use crate::work::deadline::bounded_until_cancelled;
+use crate::work::deadline::{NasFiles, bounded_until_cancelled};
 use crate::work::job::{self, Listener, Reporter};
 use crate::work::phase::Phase;
 use place::Place;
@@ -101,7 +101,7 @@ impl<'a> Mounting<'a> {
             checked_chain::open_all(held.root(), &at, None, &wanted)
         };
         let disks = bounded_until_cancelled("follow the chains", limits::STORAGE_STEP, open);
-        let disks = disks.inspect_err(|error| reading.note(error))?;
+        let disks = NasFiles::from(disks.inspect_err(|error| reading.note(error))?);
         job.begin(Phase::OpenOutputs)?;
         // each daemon has its images open in the end
         let files = mount(&place, &disks, &mut job)?;
@@ -113,7 +113,7 @@ impl<'a> Mounting<'a> {
     pub(super) fn point(&self) -> MountedPoint {
         let disk = |(volume, raw): &(String, RawFile)| MountedDisk {
             volume: volume.clone(),
-            path: raw.file.path.clone(),
+            path: raw.path(),
             size: raw.size,
         };
         MountedPoint { disks: self.files.iter().map(disk).collect() }
@@ -150,7 +150,7 @@ impl<'a> Mounting<'a> {
 fn mount(place: &Place, disks: &[CheckedDisk], job: &mut Reporter<'_>) -> Result<Vec<(String, RawFile)>> {
     let mount = |disk: &CheckedDisk| {
         job.tell()?;
-        Ok((disk.volume.clone(), RawFile::mount(place, disk)?))
+        Ok((disk.volume.clone(), RawFile::mount(place, &disk.volume, &disk.chain)?))
     };
     disks.iter().map(mount).collect()
 }

@@ -122,13 +122,18 @@ impl MountedFile {
     }
 }
 
+/// Unmounts the file, and ends what its users wait for, also where its server can't end, as it waits for a NAS itself.
+pub(in crate::operation) fn take_away(path: &Path) {
+    match rustix::mount::unmount(path, UnmountFlags::FORCE | UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
+        // it was unmounted by somebody, or never mounted
+        Ok(()) | Err(Errno::INVAL | Errno::NOENT) => {}
+        Err(error) => log::warn!("unable to unmount '{}': {error}", path.display()),
+    }
+}
+
 impl Drop for MountedFile {
     fn drop(&mut self) {
-        match rustix::mount::unmount(&self.path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
-            // it was unmounted by somebody, or never mounted
-            Ok(()) | Err(Errno::INVAL | Errno::NOENT) => {}
-            Err(error) => log::warn!("unable to unmount '{}': {error}", self.path.display()),
-        }
+        take_away(&self.path);
         if let Err(error) = rustix::fs::unlinkat(&self.folder, &self.name, AtFlags::empty())
             && error != Errno::NOENT
         {

@@ -4,6 +4,7 @@
 
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle};
@@ -11,13 +12,13 @@ use std::thread::{self, JoinHandle};
 use rustix::process::Resource;
 use serde_json::json;
 
-use super::place::{FuseDevice, MountedFile, Place, STEP};
+use super::place::{FuseDevice, MountedFile, Place, STEP, take_away};
 use crate::error::{Code, Error, Result};
 use crate::limits;
-use crate::operation::checked_chain::CheckedDisk;
+use crate::point::Link;
 use crate::process::{Process, Tool};
 use crate::sys::{self, Confinement, Root, with_own_processes};
-use crate::work::deadline::bounded;
+use crate::work::deadline::bounded_and_freed;
 
 const PROGRAM: &str = "qemu-storage-daemon";
 const DAEMON: Tool = Tool { program: PROGRAM, step: STEP, late: "qemu-storage-daemon does not answer" };
@@ -43,19 +44,25 @@ pub(in crate::operation) struct RawFile {
 }
 
 impl RawFile {
-    /// Mounts the disk.
-    pub(in crate::operation) fn mount(place: &Place, disk: &CheckedDisk) -> Result<RawFile> {
-        let (file, fuse) = place.mount(&disk.volume)?;
-        let daemon = Daemon::start(command(disk, fuse)?)?;
+    /// Mounts the images of a disk, the newest first, as that of this volume.
+    pub(in crate::operation) fn mount(place: &Place, volume: &str, chain: &[Link]) -> Result<RawFile> {
+        let (file, fuse) = place.mount(volume)?;
+        let daemon = Daemon::start(command(chain, fuse)?)?;
+        let path = file.path.clone();
         // answered by the daemon, or by the kernel once that has ended
         let look = move || {
             let found = file.path.metadata().map_err(|e| Error::io(STEP, &file.path, e))?;
             file.hand_over().map(|()| (file, found.len()))
         };
-        match bounded(STEP, limits::STORAGE_STEP, look) {
+        match bounded_and_freed(STEP, limits::STORAGE_STEP, look, || take_away(&path)) {
             Ok((file, size)) => Ok(RawFile { file, size, daemon }),
             Err(error) => Err(daemon.end().err().unwrap_or(error)),
         }
+    }
+
+    /// Its path on the host.
+    pub(in crate::operation) fn path(&self) -> PathBuf {
+        self.file.path.clone()
     }
 
     /// The daemon's failure, if it has ended.
@@ -69,9 +76,9 @@ impl RawFile {
 }
 
 /// The daemon, confined, with what it is told of the images and of no others.
-fn command(disk: &CheckedDisk, fuse: FuseDevice) -> Result<Command> {
+fn command(chain: &[Link], fuse: FuseDevice) -> Result<Command> {
     let mut command = DAEMON.command().map_err(|e| Error::io(STEP, PROGRAM, e))?;
-    let names: Vec<_> = (0..disk.chain.len()).map(|i| format!("image{i}")).collect();
+    let names: Vec<_> = (0..chain.len()).map(|i| format!("image{i}")).collect();
     // what stands on nothing first: each names the one before
     for (i, name) in names.iter().enumerate().rev() {
         let node = json!({
@@ -85,15 +92,15 @@ fn command(disk: &CheckedDisk, fuse: FuseDevice) -> Result<Command> {
         "type": "fuse", "id": "raw", "node-name": names.first(), "mountpoint": format!("/{MOUNT_POINT}"), "writable": false,
     });
     command.arg("--export").arg(export.to_string()).stdin(fuse.device);
-    let confinement = confine(&command, disk, &names, &fuse.below).map_err(|e| Error::io(STEP, PROGRAM, e))?;
+    let confinement = confine(&command, chain, &names, &fuse.below).map_err(|e| Error::io(STEP, PROGRAM, e))?;
     confinement.put_on(&mut command);
     // the change of the user resets this, so it is set afterwards
     sys::end_with_thread(&mut command);
     Ok(command)
 }
 
-fn confine(command: &Command, disk: &CheckedDisk, names: &[String], below: &File) -> std::io::Result<Confinement> {
-    let files = disk.chain.iter().map(|link| &link.file).zip(names.iter().map(String::as_str));
+fn confine(command: &Command, chain: &[Link], names: &[String], below: &File) -> std::io::Result<Confinement> {
+    let files = chain.iter().map(|link| &link.file).zip(names.iter().map(String::as_str));
     let files: Vec<_> = files.chain([(below, MOUNT_POINT)]).collect();
     let found = files[0].0.metadata()?;
     let limits = vec![

@@ -41,7 +41,7 @@ use crate::operation::reading::Reading;
 use crate::point::{StateFile, volume_of};
 use crate::qcow2;
 use crate::qemu::layers;
-use crate::work::deadline::{bounded, bounded_for_host, bounded_until_cancelled};
+use crate::work::deadline::{NasFiles, bounded_for_host, bounded_until_cancelled};
 use crate::work::job::{self, Listener, Reporter};
 use crate::work::phase::Phase;
 use copy::{Copying, Finished};
@@ -90,7 +90,7 @@ pub(super) fn perform(operation: &'static str, asked: RestoreCall, listener: Lis
     let begun =
         sources.and_then(|sources| open_outputs(&reading, sources, (volumes, images, state), (keep_old, only_new)));
     let ended = begun.and_then(|OpenedDisks { opened, disks, space }| {
-        let copy = Arc::new(Copying::new(disks, Limiter::new(Rate { own: rate, host: None })));
+        let copy = NasFiles::from(Arc::new(Copying::new(disks, Limiter::new(Rate { own: rate, host: None }))));
         restore(opened, space, &copy, (&reading, &in_ceph), &mut job).map_err(|error| copy.add_lost_outputs(error))
     });
     ended.inspect_err(|error| {
@@ -259,7 +259,7 @@ impl Space {
         // only the fingerprints tell, and these lie on the NAS
         if room::may_be_short(&needs) {
             let (held, ours) = (reading.clone(), copy.clone());
-            bounded(room::STEP, limits::STORAGE_LONG_STEP, move || {
+            bounded_until_cancelled(room::STEP, limits::STORAGE_LONG_STEP, move || {
                 let base = |place: usize| {
                     let indexes: Option<&Indexes> = indexes[place].as_ref();
                     indexes.map(|indexes| indexes.open(held.root())).transpose()

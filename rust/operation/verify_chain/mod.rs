@@ -14,7 +14,7 @@ use crate::limits;
 use crate::nas::path::{PointPath, RepoPath};
 use crate::nas::repository::Repository;
 use crate::qcow2::{self, CheckReport};
-use crate::work::deadline::bounded;
+use crate::work::deadline::bounded_until_cancelled;
 use crate::work::job::{self, Listener, Reporter};
 use crate::work::phase::Phase;
 use crate::work::watched;
@@ -80,13 +80,13 @@ pub(super) fn verify(
     let (held, at) = (reading.clone(), point.clone());
     let asked = id.clone();
     let judge = move || chains::find(held.root(), &at, asked.as_deref(), &[]);
-    let mut judged =
-        bounded("follow the chains", limits::STORAGE_STEP, judge).inspect_err(|error| reading.note(error))?;
+    let judged = bounded_until_cancelled("follow the chains", limits::STORAGE_STEP, judge);
+    let mut judged = judged.inspect_err(|error| reading.note(error))?;
     job.begin(Phase::CheckImages)?;
     check_all(&reading, &mut judged.found, &mut job)?;
     more(&reading, &mut judged, &mut job)?;
     let answers = match reading.check() {
-        Err(error) if error.code == Code::Busy => return Err(error),
+        Err(error) if matches!(error.code, Code::Busy | Code::Cancelled) => return Err(error),
         // the verdicts tell of a NAS that does not answer
         checked => checked.inspect_err(|error| reading.note(error)).is_ok(),
     };
