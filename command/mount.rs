@@ -62,9 +62,8 @@ pub(crate) fn hold(host: &Host, arguments: &Mount, background: bool, output: Out
         output.print(point, text)?;
         if background { leave_terminal() } else { Ok(()) }
     };
-    // nobody watches a mount
-    let quiet = Output { json: true };
-    match progress::with(quiet, |listener| mount_point::run(request, mounted, listener)) {
+    let told = Output { json: output.json || background };
+    match progress::with(told, |listener| mount_point::run(request, mounted, listener)) {
         // nothing of it waits for a NAS that hangs
         Err(error) if is_mounted && error.code == Code::Cancelled && all_stuck() == 0 => Ok(ExitCode::SUCCESS),
         Err(error) => {

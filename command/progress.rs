@@ -147,6 +147,10 @@ impl Told {
         if CANCELLED.load(Relaxed) {
             self.cancel(job.as_ref());
         }
+        // nobody watches a mount
+        if job.as_ref().is_some_and(|status| status.phase == Phase::KeepMounted) {
+            return self.end();
+        }
         let without_job = format!("{}{}", self.what, silent(self.begun.elapsed()));
         match &mut self.progress {
             Progress::Bar(bar) => {
