@@ -99,7 +99,7 @@ pub(super) fn send(pieces: &Sender<Piece>, piece: Piece) -> Result<()> {
 impl Writer {
     /// Starts a writer into `targets`, files of the repository of `session`, and calls `ended` when the writer has ended.
     pub(super) fn start(
-        mut targets: Vec<CopyTarget>,
+        targets: Vec<CopyTarget>,
         session: Session,
         shared: &Arc<CopyState>,
         ended: impl FnOnce() + Send + 'static,
@@ -113,8 +113,9 @@ impl Writer {
         let probe = Arc::new(OnceLock::new());
         let (ours, found) = (shared.clone(), probe.clone());
         let work = move || {
-            // keeps the repository mounted as long as the writer has files open there
+            // keeps the repository mounted as long as the writer has files open there: what is here after it is dropped before it
             let _session = session;
+            let mut targets = targets;
             open_probe(&targets, found);
             // all of it there, where no write has to be handed over; but not the files' last close, which may take its time
             let all = &mut targets;
@@ -376,6 +377,40 @@ mod tests {
         drop(frozen);
         while !writer.thread.has_ended() {
             std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn the_repository_is_in_use_until_the_last_file_is_closed() {
+        use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
+
+        let dir = tempfile::tempdir().unwrap();
+        let address = Some(dir.path().to_str().unwrap().to_owned());
+        let export = Repository { kind: Some("dir".into()), address, options: None };
+        let export = Repository::check(Some(export)).unwrap();
+        // whoever looks may be too late to see it open
+        for round in 0..50 {
+            let session = Session::open(&export, &Config::default()).unwrap();
+            let (root, name) = (session.root(), format!("target-{round}"));
+            let target = CopyTarget {
+                file: root.create_file(&name, FILE_MODE).unwrap(),
+                path: root.path.join(&name),
+                disk: "vda".into(),
+                size: REQUEST as u64,
+                backing: None,
+                index: root.create_file(&format!("index-{round}"), FILE_MODE).unwrap(),
+                index_name: format!("index-{round}"),
+                base: None,
+            };
+            let watch = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC).unwrap();
+            inotify::add_watch(&watch, &target.path, WatchFlags::CLOSE_WRITE).unwrap();
+            let shared = Arc::new(CopyState::default());
+            let ends = Writer::start(vec![target], session.clone(), &shared, || ()).unwrap();
+            drop(ends.1);
+            while session.users() > 1 {
+                std::hint::spin_loop();
+            }
+            assert!(rustix::io::read(&watch, &mut [0_u8; 4096]).is_ok(), "a file is open without its repository");
         }
     }
 }

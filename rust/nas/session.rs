@@ -69,6 +69,12 @@ impl Session {
         &self.0.opened.root
     }
 
+    /// How many clones there are.
+    #[cfg(test)]
+    pub(crate) fn users(&self) -> usize {
+        Arc::strong_count(&self.0)
+    }
+
     /// The bytes that were available when the repository was opened, or now if nobody has asked then.
     pub fn free_at_open(&self) -> Result<u64> {
         self.0.room.map_or_else(|| self.free(), |room| Ok(room.available))
