@@ -44,7 +44,7 @@ impl Attempt<Stopped> {
                 }
                 img::bitmap_until(until, "--add", path, &name)
             };
-            let added = match answered("seed the disks", CHANGE, move || Ok(side_by_side(&disks, add))) {
+            let added = match answered("seed the disks", CHANGE, move || told(side_by_side(&disks, add))) {
                 Ok(added) => added,
                 Err(error) if error.leftovers => {
                     *hangs = true;
@@ -64,6 +64,15 @@ impl Attempt<Stopped> {
         }
         Ok(())
     }
+}
+
+/// What became of each disk; the error of one in whose storage a process still hangs, which may change it later.
+fn told(changed: Vec<Result<()>>) -> Result<Vec<Result<()>>> {
+    let told = |changed: Result<()>| match changed {
+        Err(error) if error.leftovers => Err(error),
+        told => Ok(told),
+    };
+    changed.into_iter().map(told).collect()
 }
 
 /// Changes the disks, `AT_ONCE` at a time; what became of each.
@@ -184,4 +193,35 @@ fn stored_in(left_out: Vec<StoppedSource>) -> (Vec<(String, BTreeSet<String>)>, 
         }
     }
     (stored, unknown)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::error::Code;
+
+    #[test]
+    fn a_process_that_hangs_on_one_disk_fails_the_call_and_not_only_the_seed() {
+        let changed = Mutex::new(Vec::new());
+        let change = |disk: &usize| {
+            changed.lock().unwrap().push(*disk);
+            match disk {
+                1 => Err(Error::new(Code::JobFailed, "seed", "refused")),
+                6 => Err(Error::new(Code::NasUnresponsive, "seed", "late").on_disk("six").with_leftover("a process")),
+                _ => Ok(()),
+            }
+        };
+        let all = |disks: &[usize]| told(side_by_side(disks, change));
+        let told: Vec<_> = all(&[0, 1, 2, 3, 4, 5]).unwrap().iter().map(Result::is_ok).collect();
+        assert_eq!(told, [true, false, true, true, true, true]);
+        changed.lock().unwrap().clear();
+        let hangs = all(&[6, 1, 2, 3, 4]).err();
+        // the others were changed all the same: this host's record keeps the bitmap's name
+        changed.lock().unwrap().sort_unstable();
+        assert_eq!(*changed.lock().unwrap(), [1, 2, 3, 4, 6]);
+        let error = answered::<()>("seed", CHANGE, move || hangs.map_or(Ok(()), Err)).unwrap_err();
+        assert_eq!((error.code, error.leftovers, error.disk.as_deref()), (Code::Timeout, true, Some("six")), "{error}");
+    }
 }

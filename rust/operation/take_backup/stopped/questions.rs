@@ -17,7 +17,7 @@ pub(super) fn answered<T: Send + 'static>(
     bounded_for_guest(step, limit, work).map_err(|error| match error.code {
         Code::NasUnresponsive => {
             let late = Error::new(Code::Timeout, step, format!("the disks' own storage: {}", error.cause));
-            late.with_leftover("what was asked of them")
+            Error { disk: error.disk, ..late }.with_leftover("what was asked of them")
         }
         _ => error,
     })
