@@ -306,6 +306,10 @@ fn nothing_is_written_where_restore_points_are_and_a_dry_run_says_so() {
         (restore(at(&link.join("x"))), refused),
         (one(nas(&format!("{point}/x"))), refused),
         (flatten(nas(&format!("{}/x", story.guest.name))), refused),
+        (
+            restore(format!("{}/new/..{}{}", at(&beside), "/..".repeat(beside.components().count()), nas("x"))),
+            "lies in no folder",
+        ),
         (restore(at(&file)), "lies in no folder"),
         (restore(at(&file.join("x"))), "lies in no folder"),
         (one(at(&file.join("x"))), "lies in no folder"),
@@ -324,6 +328,36 @@ fn nothing_is_written_where_restore_points_are_and_a_dry_run_says_so() {
         host.says(&[&["-r", "nas", "restore", point, "--to", to.to_str().unwrap()], more].concat());
     }
     assert_holds(&to.join(format!("{volume}.qcow2")), story.last().content(volume));
+}
+
+/// A pool of CloudStack's may lie on the NAS that the repository is on, and be reached through its root.
+#[test]
+fn a_disk_goes_to_a_pool_beside_the_machines_folders() {
+    let mut story = Story::new(Guest::new([Disk::root()]), Nas::folder());
+    story.take("full");
+    let host = Host::new(story.nas.root());
+    let (point, volume) = (&story.last().path, &story.last().taken.disks[0].volume);
+    let pool = story.nas.at("pool");
+    std::fs::create_dir_all(pool.join("deeper")).unwrap();
+    std::fs::write(pool.join("another"), "").unwrap();
+    for name in ["disk", "deeper/disk"] {
+        let disk = pool.join(name);
+        let restore = ["-r", "nas", "restore", point, "--volume", volume, "--output", disk.to_str().unwrap()];
+        host.says(&[&restore[..], &["--dry-run"]].concat());
+        host.says(&restore);
+        assert_holds(&disk, story.last().content(volume));
+        // what a killed call leaves does not make it a machine's
+        std::fs::write(pool.join(".disk.nasbackup-0123456789abcdef"), "").unwrap();
+    }
+    for of_a_machine in ["2026.11.22.01.00.00", ".nasbackup.lock", ".partial-2026.11.22.01.00.00-1", ".deleted-1"] {
+        let other = story.nas.at("other");
+        std::fs::create_dir_all(other.join(of_a_machine)).unwrap();
+        let disk = other.join("disk");
+        let restore = ["-r", "nas", "restore", point, "--volume", volume, "--output", disk.to_str().unwrap()];
+        let (status, complaint) = host.fails(&restore);
+        assert!(status == 2 && complaint.contains("where the repository's restore points are"), "{complaint}");
+        std::fs::remove_dir_all(other).unwrap();
+    }
 }
 
 #[test]

@@ -31,7 +31,7 @@ use crate::work::worker::{self, Pulse};
 
 const STEP: &str = "look at the points";
 /// How the names of what the library keeps beside points begin.
-const OURS: &str = ".nasbackup.";
+pub(super) const OURS: &str = ".nasbackup.";
 
 /// What `listPoints` is asked.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]

@@ -2,12 +2,16 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, Metadata};
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use crate::error::{Code, Error, Result};
 use crate::nas::folder::Folder;
+use crate::nas::path::PARTIAL;
+use crate::nas::removal::DELETED;
+use crate::operation::list_points::OURS;
 use crate::qemu::image_file;
 use crate::work::phase::Phase;
 
@@ -62,11 +66,35 @@ pub(super) fn resolve_in_new_folders(path: &Path) -> Result<(PathBuf, Option<Met
     let is_there = |above: &&Path| above.symlink_metadata().is_ok();
     match path.ancestors().skip(1).find(is_there) {
         Some(above) if path.parent() != Some(above) => match resolve(above)? {
-            (real, Some(found)) if found.is_dir() => Ok((real.join(path.strip_prefix(above).unwrap_or(path)), None)),
+            // `..` in a folder that is not there leads nowhere yet
+            (real, Some(found)) if found.is_dir() && !path.components().any(|part| part == Component::ParentDir) => {
+                Ok((real.join(path.strip_prefix(above).unwrap_or(path)), None))
+            }
             _ => Err(refused(path, "lies in no folder")),
         },
         _ => resolve(path),
     }
+}
+
+/// Does this folder of a repository hold points, or what the library keeps beside them? True of one that is not there yet.
+fn is_machine(folder: &Path) -> io::Result<bool> {
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(true),
+        entries => entries?,
+    };
+    for entry in entries {
+        if is_of_points(entry?.file_name().as_bytes()) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Is it the name of a point, as `2026.11.22.01.00.00`, or one that the library gives beside points?
+fn is_of_points(name: &[u8]) -> bool {
+    let parts: Vec<_> = name.split(|byte| *byte == b'.').collect();
+    let is_time = parts.len() == 6 && parts.iter().all(|part| !part.is_empty() && part.iter().all(u8::is_ascii_digit));
+    is_time || [PARTIAL, DELETED, OURS].iter().any(|begin| name.starts_with(begin.as_bytes()))
 }
 
 /// The folders of a repository that hold restore points, as device and inode numbers: a comparison with them asks nothing of a NAS
@@ -86,18 +114,22 @@ impl PointFolders {
         Ok(PointFolders { root: id(root)?, instance: id(instance)? })
     }
 
-    /// Refuses a path in a folder of the repository: those are the machines', in which restore points lie.
+    /// Refuses a path in a machine's folder, or in a new one, which would be taken for one. Other folders of the repository may be
+    /// pools of CloudStack's, which lie on the same NAS.
     pub(super) fn refuse(&self, path: &Path) -> Result<()> {
-        for (depth, folder) in path.ancestors().skip(1).enumerate() {
-            let metadata = match fs::metadata(folder) {
+        let mut below = None;
+        for folder in path.ancestors().skip(1) {
+            let io = |error| Error::io(STEP, folder, error);
+            let this = match fs::metadata(folder) {
                 // nothing lies in it yet
-                Err(error) if error.kind() == ErrorKind::NotFound => continue,
-                metadata => metadata.map_err(|e| Error::io(STEP, folder, e))?,
+                Err(error) if error.kind() == ErrorKind::NotFound => None,
+                metadata => metadata.map(|metadata| Some((metadata.dev(), metadata.ino()))).map_err(io)?,
             };
-            let this = (metadata.dev(), metadata.ino());
-            if this == self.instance || this == self.root && depth > 0 {
+            let is_in_machine = || below.map_or(Ok(false), is_machine).map_err(io);
+            if this == Some(self.instance) || this == Some(self.root) && is_in_machine()? {
                 return Err(refused(path, "lies where the repository's restore points are"));
             }
+            below = Some(folder);
         }
         Ok(())
     }
