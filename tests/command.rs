@@ -1130,7 +1130,7 @@ fn a_folder_where_a_nas_is_to_be_mounted_and_is_not_is_no_repository() {
     let above = mounted.root().parent().unwrap().display();
     let table = format!("nas:/x {} nfs soft\n/dev/sdb {above} ext4 noauto\n", nas.display());
     std::fs::write(&fstab, table).unwrap();
-    let run = |nas: &Path, arguments: &[&str]| {
+    let says = |nas: &Path, arguments: &[&str]| {
         let host = Host::new(nas);
         let output = host.command().env("NASBACKUP_ETC", &etc).args(arguments).output().unwrap();
         let told = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
@@ -1140,25 +1140,26 @@ fn a_folder_where_a_nas_is_to_be_mounted_and_is_not_is_no_repository() {
     std::fs::create_dir(&below).unwrap();
     for nas in [&nas, &below] {
         for arguments in [&["-r", "nas", "list"][..], &["-r", "nas", "delete", "i-1/T"], &["doctor"]] {
-            let (status, told) = run(nas, arguments);
+            let (status, told) = says(nas, arguments);
             let refused = told.contains("/fstab', and nothing is mounted there");
             assert!(refused && status == if arguments == ["doctor"] { 1 } else { 13 }, "{arguments:?}: {told}");
         }
     }
-    assert_eq!(run(mounted.root(), &["-r", "nas", "list"]).0, 0);
+    assert_eq!(says(mounted.root(), &["-r", "nas", "list"]).0, 0);
     // a link is what it leads to
     let link = folder("link").join("nas");
     symlink(&nas, &link).unwrap();
     std::fs::write(&fstab, format!("nas:/x {} nfs soft\n", nas.display())).unwrap();
-    assert_eq!(run(&link, &["-r", "nas", "list"]).0, 13);
+    assert_eq!(says(&link, &["-r", "nas", "list"]).0, 13);
     // systemd has units of its own
     std::fs::remove_file(&fstab).unwrap();
-    assert_eq!(run(&link, &["-r", "nas", "list"]).0, 0);
+    assert_eq!(says(&link, &["-r", "nas", "list"]).0, 0);
     let units = etc.join("systemd/system");
     std::fs::create_dir_all(&units).unwrap();
     symlink("/dev/null", units.join("masked.mount")).unwrap();
+    run("mkfifo", [units.join("a-fifo.mount").to_str().unwrap()]);
     std::fs::write(units.join("x.mount"), format!("[Mount]\nWhat=nas:/x\nWhere = {}\n", nas.display())).unwrap();
-    let (status, told) = run(&below, &["-r", "nas", "list"]);
+    let (status, told) = says(&below, &["-r", "nas", "list"]);
     assert!(status == 13 && told.contains("x.mount', and nothing is mounted there"), "{told}");
 }
 

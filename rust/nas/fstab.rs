@@ -36,7 +36,9 @@ fn told() -> Vec<(PathBuf, PathBuf)> {
     };
     add(table, in_table);
     let units = fs::read_dir(units).into_iter().flatten().flatten().map(|unit| unit.path());
-    units.filter(|unit| unit.extension() == Some("mount".as_ref())).for_each(|unit| add(unit, in_unit));
+    // a FIFO would be waited for
+    let is_unit = |unit: &PathBuf| unit.extension() == Some("mount".as_ref()) && unit.is_file();
+    units.filter(is_unit).for_each(|unit| add(unit, in_unit));
     told
 }
 
