@@ -35,7 +35,9 @@ impl Host {
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_nasbackup"));
+        // not what the umask leaves
+        let mut command = Command::new("sh");
+        command.args(["-c", "umask 077; exec \"$@\"", "-", env!("CARGO_BIN_EXE_nasbackup")]);
         command.arg("--settings").arg(self.place.join("settings")).args(["-r", "nas"]).args(arguments);
         command
     }

@@ -8,5 +8,5 @@ mod state;
 
 pub use flock::{Flock, holder, lock, lock_file};
 pub use posted::{HostJob, ask_to_stop, post_jobs, posted, sweep_posted};
-pub use run_dir::{RunDir, RunDirs};
+pub use run_dir::{RunDir, RunDirs, make_folder};
 pub use state::{Begun, HostState, begun, unfinished};

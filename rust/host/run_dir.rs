@@ -131,6 +131,12 @@ impl RunDir {
     }
 }
 
+/// Makes a folder with this mode, whatever the umask.
+pub fn make_folder(path: &Path, mode: u32) -> io::Result<()> {
+    DirBuilder::new().mode(mode).create(path)?;
+    fs::set_permissions(path, Permissions::from_mode(mode))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

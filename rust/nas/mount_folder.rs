@@ -15,7 +15,7 @@ use crate::config::Config;
 use crate::config::FILE_MODE;
 use crate::config::FOLDER_MODE;
 use crate::error::{Error, Result};
-use crate::host::{RunDir, RunDirs};
+use crate::host::{RunDir, RunDirs, make_folder};
 use crate::{host, mountinfo, sys};
 
 const POINT: &str = "mount";
@@ -176,12 +176,6 @@ pub(super) fn clear(path: &Path) -> io::Result<()> {
     gone(fs::remove_file(path.join(CREDENTIALS)))?;
     gone(fs::remove_dir(point))?;
     gone(fs::remove_dir(path))
-}
-
-/// Makes a folder with this mode, whatever the umask.
-fn make_folder(path: &Path, mode: u32) -> io::Result<()> {
-    fs::DirBuilder::new().mode(mode).create(path)?;
-    fs::set_permissions(path, Permissions::from_mode(mode))
 }
 
 #[cfg(test)]

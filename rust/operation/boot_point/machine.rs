@@ -1,9 +1,9 @@
 //! The machine of a boot test: a transient domain whose disks are the point's, which nobody can write, below files of the host's that
 //! take what the guest writes. Nothing of it outlasts the test.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, fchown};
+use std::os::unix::fs::{OpenOptionsExt, fchown};
 use std::path::Path;
 
 use super::room::{Guard, Room};
@@ -11,7 +11,7 @@ use super::tpm;
 use crate::config::Config;
 use crate::engine::scratch;
 use crate::error::{Code, Error, Result};
-use crate::host::{RunDir, RunDirs};
+use crate::host::{RunDir, RunDirs, make_folder};
 use crate::libvirt::Domain;
 use crate::limits;
 use crate::operation::checked_chain::CheckedDisk;
@@ -52,7 +52,7 @@ impl TestFolder {
         let dir = RunDirs { prefix: PREFIX, ..scratch::make_all(config)? }.make(STEP)?;
         let made = dir.path().join(DISKS);
         let place = || {
-            DirBuilder::new().mode(0o711).create(&made).map_err(|e| Error::io(STEP, &made, e))?;
+            make_folder(&made, 0o711).map_err(|e| Error::io(STEP, &made, e))?;
             Ok(Place::take(&made)?.read_by(owner))
         };
         let place = place().inspect_err(|_| remove(dir.path()))?;

@@ -1,12 +1,13 @@
 //! The TPM of a boot test. libvirt keeps its state in a folder by the domain's UUID, and takes for it what lies there already; it
 //! removes the folder together with the domain.
 
-use std::fs::{self, DirBuilder, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io::{ErrorKind, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
+use crate::host::make_folder;
 use crate::libvirt::TPM_FOLDERS;
 use crate::point::{StateFile, TPM};
 use crate::process::Tool;
@@ -41,11 +42,11 @@ pub(super) fn lack(state: &StateFile, uri: &str) -> Option<String> {
 /// Puts it where libvirt looks for it, which then gives it to swtpm's user.
 pub(super) fn put(uuid: &str, state: &StateFile) -> Result<()> {
     let (own, state_folder) = (folder(uuid), folder(uuid).join("tpm2"));
-    for (path, mode, may_be_there) in
-        [(Path::new(TPM_FOLDERS), 0o711, true), (&own, 0o711, false), (&state_folder, 0o700, false)]
-    {
-        let made = DirBuilder::new().mode(mode).recursive(may_be_there).create(path);
-        made.map_err(|e| Error::io(STEP, path, e))?;
+    for (path, mode) in [(Path::new(TPM_FOLDERS), 0o711), (&own, 0o711), (&state_folder, 0o700)] {
+        match make_folder(path, mode) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists && path == Path::new(TPM_FOLDERS) => {}
+            made => made.map_err(|e| Error::io(STEP, path, e))?,
+        }
     }
     let path = state_folder.join(state.name);
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
