@@ -204,7 +204,7 @@ impl<G: Guest> Attempt<G> {
         let manifest = manifest(call, copied.when, guest.engine(), carried, parent, disks);
         let texts = guest.texts().into_iter().map(|(name, text)| (name, text.into_bytes()));
         let texts = texts.chain(copied.state.into_iter().map(|file| (file.name, file.bytes))).collect();
-        let published = match targets.publish(manifest, texts, copied.limit) {
+        let (published, instance) = match targets.publish(manifest, texts, copied.limit) {
             Ok(published) => published,
             Err(error) => return Err(guest.drop_bitmap(&plan, bitmap.as_deref(), host, error)),
         };
@@ -214,7 +214,8 @@ impl<G: Guest> Attempt<G> {
         details.extend(plan.details.iter().cloned());
         details.extend(copied.details);
         let bitmap = bitmap.map(|name| NewBitmap { name, is_carried: carried.is_some() });
-        guest.keep_only(bitmap, ours, host, &mut details);
+        // both wait for others, for milliseconds
+        targets::give_back_during(instance, || guest.keep_only(bitmap, ours, host, &mut details));
         let recreated = mode.parent_bitmap().filter(|_| plan.recreated).map(str::to_owned);
         let targets = plan.disks.iter().map(|disk| G::IN_DOMAIN.then(|| disk.facts.target.clone()));
         let targets = targets.collect();

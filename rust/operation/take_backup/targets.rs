@@ -26,7 +26,7 @@ use crate::nas::view::TargetView;
 use crate::point::fingerprints::{self, Base};
 use crate::point::{MANIFEST, Manifest, StatePart};
 use crate::qcow2::{self, Source};
-use crate::work::deadline::{bounded, start};
+use crate::work::deadline::{bounded, no_answer, start};
 
 /// What a copied point waits for last.
 pub(super) const PUBLISH: &str = "publish the restore point";
@@ -36,6 +36,24 @@ pub(super) struct Published {
     pub manifest: Manifest,
     /// How long that took.
     pub millis: u64,
+}
+
+/// Does the work while the instance is given back, for which this then waits. Whatever hinders that changes nothing of the point that
+/// was published: a claim that is not given back lapses.
+pub(super) fn give_back_during<T>(instance: Instance, work: impl FnOnce() -> T) -> T {
+    const STEP: &str = "give the instance back";
+    let path = instance.folder().path.clone();
+    let give_back = move || {
+        drop(instance);
+        Ok(())
+    };
+    let given_back = start(STEP, give_back, || ());
+    let done = work();
+    let late = || Err(no_answer(Code::NasUnresponsive, STEP, limits::STORAGE_STEP));
+    if let Err(error) = given_back.and_then(|given| given.wait(limits::STORAGE_STEP).unwrap_or_else(late)) {
+        log::warn!("'{}': {error}", path.display());
+    }
+    done
 }
 
 /// The target of one disk.
@@ -249,26 +267,27 @@ impl Targets {
     }
 
     /// Syncs the files, writes `texts` and the manifest (completed by the files' lengths) beside them and makes the
-    /// point visible. On failure nothing of it stays, or the error says what does.
+    /// point visible. On failure nothing of it stays, or the error says what does. The instance is still locked.
     pub(super) fn publish(
         self,
         mut manifest: Manifest,
         texts: Vec<(&'static str, Vec<u8>)>,
         limit: Duration,
-    ) -> Result<Published> {
+    ) -> Result<(Published, Instance)> {
         let begun = Instant::now();
         let until = begun + limit;
         let published = bounded(PUBLISH, limit, move || {
-            let written = self.write_out(&mut manifest, texts).and_then(|()| {
-                self.instance().fence()?;
+            let Targets { files, view, partial, .. } = self;
+            let written = write_out(&partial, files, &mut manifest, texts).and_then(|()| {
+                partial.instance().fence()?;
                 // the caller has given up: a point published now would belong to nobody
                 let late = || Error::new(Code::NasUnresponsive, PUBLISH, "it took too long");
                 if Instant::now() < until { Ok(()) } else { Err(late()) }
             });
-            let Targets { files, view, partial, .. } = self;
-            drop((files, view));
+            drop(view);
+            let instance = partial.instance().clone();
             match written {
-                Ok(()) => partial.publish().map(|()| manifest),
+                Ok(()) => partial.publish().map(|()| (manifest, instance)),
                 Err(error) => Err(match partial.discard() {
                     Ok(()) => error,
                     Err(kept) => error.with_leftover(kept.cause),
@@ -279,46 +298,9 @@ impl Targets {
             Code::NasUnresponsive if !error.leftovers => error.with_leftover("the files written so far"),
             _ => error,
         };
-        let manifest = published.map_err(given_up)?;
-        Ok(Published { manifest, millis: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX) })
-    }
-
-    fn write_out(&self, manifest: &mut Manifest, texts: Vec<(&'static str, Vec<u8>)>) -> Result<()> {
-        let hash = |(name, text): &(&str, Vec<u8>)| ((*name).to_owned(), Digest::of(text));
-        manifest.texts = Some(texts.iter().map(hash).collect());
-        self.write_files(manifest, texts)?;
-        let folder = self.partial.folder();
-        for (disk, target) in manifest.disks.iter_mut().zip(&self.files) {
-            let length = target.file.length();
-            disk.size = length.map_err(|e| Error::io("sync the target", folder.path.join(&disk.file), e))?;
-        }
-        let file = self.partial.create_file(MANIFEST)?;
-        let written = file.with(|file| manifest.write(file));
-        *manifest = written.map_err(|e| Error::io("write the manifest", folder.path.join(MANIFEST), e))?;
-        // what can take its time is done before it is asked whether anybody still waits
-        folder.sync()
-    }
-
-    /// Syncs the disks' files, and writes the texts.
-    fn write_files(&self, manifest: &Manifest, texts: Vec<(&'static str, Vec<u8>)>) -> Result<()> {
-        let folder = Arc::new(self.partial.new_folder()?);
-        let mut works: Vec<Work<()>> = Vec::new();
-        for (disk, target) in manifest.disks.iter().zip(&self.files) {
-            let (file, path, volume) = (target.file.clone(), folder.path_of(&disk.file), disk.volume.clone());
-            works.push(Box::new(move || {
-                file.sync_all().map_err(|e| Error::io("sync the target", path, e).on_disk(&volume))
-            }));
-        }
-        for (file, name) in self.files.iter().filter_map(|target| target.index.clone()) {
-            let path = folder.path_of(&name);
-            works.push(Box::new(move || file.sync_all().map_err(|e| Error::io("sync the fingerprints", path, e))));
-        }
-        for (name, text) in texts {
-            let folder = folder.clone();
-            works.push(Box::new(move || write_text(&folder, name, &text)));
-        }
-        drop(folder);
-        side_by_side("write the restore point", works).map(drop)
+        let (manifest, instance) = published.map_err(given_up)?;
+        let millis = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        Ok((Published { manifest, millis }, instance))
     }
 
     /// Removes the point after the failure `error`, and adds to the error what stays behind, and that the NAS is full: QEMU, if it
@@ -363,6 +345,57 @@ impl Targets {
             Err(late) => error.with_leftover(late.cause),
         }
     }
+}
+
+/// Syncs and closes the files, writes the texts and, completed by the files' lengths, the manifest.
+fn write_out(
+    partial: &PartialPoint,
+    files: Vec<TargetFile>,
+    manifest: &mut Manifest,
+    texts: Vec<(&'static str, Vec<u8>)>,
+) -> Result<()> {
+    let hash = |(name, text): &(&str, Vec<u8>)| ((*name).to_owned(), Digest::of(text));
+    manifest.texts = Some(texts.iter().map(hash).collect());
+    let lengths = write_files(partial, files, manifest, texts)?;
+    manifest.disks.iter_mut().zip(lengths).for_each(|(disk, length)| disk.size = length);
+    let file = partial.create_file(MANIFEST)?;
+    let written = file.with(|file| manifest.write(file));
+    *manifest = written.map_err(|e| Error::io("write the manifest", partial.folder().path.join(MANIFEST), e))?;
+    // what can take its time is done before it is asked whether anybody still waits
+    partial.folder().sync()
+}
+
+/// Syncs and closes the disks' files, and writes the texts. Returns the lengths of the targets.
+fn write_files(
+    partial: &PartialPoint,
+    files: Vec<TargetFile>,
+    manifest: &Manifest,
+    texts: Vec<(&'static str, Vec<u8>)>,
+) -> Result<Vec<u64>> {
+    let folder = Arc::new(partial.new_folder()?);
+    let mut works: Vec<Work<Option<u64>>> = Vec::new();
+    let mut indexes = Vec::new();
+    for (disk, TargetFile { file, index, .. }) in manifest.disks.iter().zip(files) {
+        let (path, volume) = (folder.path_of(&disk.file), disk.volume.clone());
+        works.push(Box::new(move || {
+            let length = file.sync_all().and_then(|()| file.length());
+            length.map(Some).map_err(|e| Error::io("sync the target", path, e).on_disk(&volume))
+        }));
+        indexes.extend(index);
+    }
+    for (file, name) in indexes {
+        let path = folder.path_of(&name);
+        works.push(Box::new(move || {
+            file.sync_all().map(|()| None).map_err(|e| Error::io("sync the fingerprints", path, e))
+        }));
+    }
+    for (name, text) in texts {
+        let folder = folder.clone();
+        works.push(Box::new(move || write_text(&folder, name, &text).map(|()| None)));
+    }
+    drop(folder);
+    let lengths = side_by_side("write the restore point", works)?;
+    Ok(lengths.into_iter().flatten().collect())
 }
 
 /// Writes a file that describes the machine, durably.
