@@ -392,7 +392,8 @@ fn a_guest_has_the_tpm_whose_state_its_point_holds_and_none_of_it_stays() {
     let uuid = secret("<usage type='vtpm'><name>of-a-boot-test</name></usage>", "c2VjcmV0");
     let mut story = with_tpm(&format!("<encryption secret='{uuid}'/>"));
     story.take("full");
-    let (status, booted) = Host::new(story.nas.root(), "").boot(&[&story.last().path, "--wait", &ready()]);
+    let scratch = format!("scratchDir = {}", folder("scratch").join("new").display());
+    let (status, booted) = Host::new(story.nas.root(), &scratch).boot(&[&story.last().path, "--wait", &ready()]);
     assert_eq!((status, &booted["tpm"]), (0, &json!(false)), "{booted}");
 }
 

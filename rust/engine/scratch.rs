@@ -280,7 +280,12 @@ pub fn make_all(config: &Config) -> Result<RunDirs> {
     let dirs = all(config);
     dirs.check()?;
     let make = || -> std::io::Result<()> {
+        let is_new = !dirs.all.exists();
         DirBuilder::new().recursive(true).mode(0o711).create(&dirs.all)?;
+        if is_new {
+            // whatever the umask
+            fs::set_permissions(&dirs.all, Permissions::from_mode(0o711))?;
+        }
         if config.scratch_dir.is_none() {
             for path in [&config.state_dir, &dirs.all] {
                 let mode = fs::metadata(path)?.permissions().mode();
