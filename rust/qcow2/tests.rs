@@ -426,3 +426,113 @@ fn data_that_were_cut_off_while_an_image_was_read_are_not_taken_for_zeroes() {
     // of one that a guest writes to nobody knows how long it is
     in_use.check_whole().unwrap();
 }
+
+/// Writes the first half, in sectors, of one of the writes, and then nothing any more.
+struct Torn {
+    file: File,
+    /// The lengths of the writes.
+    writes: RefCell<Vec<usize>>,
+    at: usize,
+}
+
+impl Source for &Torn {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> std::io::Result<usize> {
+        Source::read_at(&self.file, buffer, offset)
+    }
+
+    fn length(&self) -> std::io::Result<u64> {
+        Source::length(&self.file)
+    }
+}
+
+impl Storage for &Torn {
+    fn write_at(&self, data: &[u8], offset: u64) -> std::io::Result<()> {
+        let mut writes = self.writes.borrow_mut();
+        writes.push(data.len());
+        match (writes.len() - 1).cmp(&self.at) {
+            std::cmp::Ordering::Less => Storage::write_at(&self.file, data, offset),
+            std::cmp::Ordering::Equal => {
+                let torn = (offset + data.len() as u64 / 2) / 512 * 512;
+                let length = usize::try_from(torn.saturating_sub(offset)).unwrap();
+                Storage::write_at(&self.file, &data[..length], offset)?;
+                Err(rustix::io::Errno::NOSPC.into())
+            }
+            std::cmp::Ordering::Greater => Err(rustix::io::Errno::IO.into()),
+        }
+    }
+
+    fn set_length(&self, length: u64) -> std::io::Result<()> {
+        Storage::set_length(&self.file, length)
+    }
+
+    fn sync(&self) -> std::io::Result<()> {
+        Ok(())
+    }
+
+    fn clone_from(&self, _: u64, _: &File, _: u64, _: u64) -> std::io::Result<()> {
+        Err(rustix::io::Errno::OPNOTSUPP.into())
+    }
+
+    fn copy_from(&self, _: u64, _: &File, _: u64, _: u64) -> std::io::Result<u64> {
+        Err(rustix::io::Errno::XDEV.into())
+    }
+}
+
+/// New L2 tables go to single clusters that are free, then to a long run, then to the end.
+#[test]
+fn tables_that_are_written_together_may_be_torn_and_lie_anywhere() {
+    const TABLE: u64 = CLUSTER * CLUSTER / 8;
+    const TABLES: u64 = 40;
+    let dir = tempfile::tempdir().unwrap();
+    let (base, top, copy) = (dir.path().join("base"), dir.path().join("top"), dir.path().join("copy"));
+    let size = TABLES * TABLE - CLUSTER / 2;
+    let place = |table: u64| table * TABLE + TABLE / 2;
+    let mut stream = Stream::begin(new(base.clone()), size, None).unwrap();
+    (0..TABLES).for_each(|table| stream.data(place(table), &[table as u8 + 1; CLUSTER as usize]).unwrap());
+    stream.finish().unwrap();
+    let mut stream = Stream::begin(new(top.clone()), size, Some("base")).unwrap();
+    (0..140).for_each(|at| stream.data(at * CLUSTER, &[0xff; CLUSTER as usize]).unwrap());
+    let file = stream.finish().unwrap();
+    // counted and named by nothing: every other cluster, then a run longer than what is written at once
+    let mut image = image::Image::open(file, 64 << 10).unwrap();
+    let table = image.l2_table(0).unwrap().unwrap();
+    let freed = (0..130).filter(|at| *at < 100 && at % 2 == 1 || *at >= 110);
+    freed.for_each(|at| Storage::write_at(&image.storage, &[0; 8], table + at * 8).unwrap());
+    assert_eq!(check(image.storage, &mut |_, _| Ok(())).unwrap(), CheckReport { leaked: 70, ..CheckReport::default() });
+
+    let rebase = |torn: &Torn| {
+        Rebase::begin(torn, vec![open(base.clone())], 1, None)
+            .and_then(|rebase| rebase.check(&mut |_| Ok(()))?.run(&mut |_| Ok(())))
+            .map(drop)
+    };
+    let sound = |alone: bool| {
+        let files = [&copy, &base].into_iter().take(if alone { 1 } else { 2 });
+        let layers = files.map(|path| Layer::Qcow2(open(path.clone()), None)).collect();
+        let mut view = View::open(layers).unwrap();
+        let mut read = vec![0; CLUSTER as usize];
+        for table in 0..TABLES {
+            view.read(place(table), &mut read).unwrap();
+            assert!(read.iter().all(|byte| u64::from(*byte) == table + 1), "table {table}");
+        }
+        let report = check(open(copy.clone()), &mut |_, _| Ok(())).unwrap();
+        assert_eq!(report, CheckReport { leaked: if alone { 0 } else { report.leaked }, ..CheckReport::default() });
+    };
+    let torn = |at| {
+        std::fs::copy(&top, &copy).unwrap();
+        let file = OpenOptions::new().read(true).write(true).open(&copy).unwrap();
+        Torn { file, writes: RefCell::default(), at }
+    };
+    let whole = torn(usize::MAX);
+    rebase(&whole).unwrap();
+    sound(true);
+    let writes = whole.writes.into_inner();
+    let tables = writes.iter().filter(|length| **length > CLUSTER as usize && length.is_multiple_of(CLUSTER as usize));
+    assert_eq!(tables.copied().max(), Some(1 << 20), "{writes:?}");
+    for at in (0..writes.len()).filter(|at| writes[*at] > CLUSTER as usize || at + 4 > writes.len()) {
+        let torn = torn(at);
+        rebase(&torn).unwrap_err();
+        sound(false);
+        rebase(&Torn { at: usize::MAX, writes: RefCell::default(), ..torn }).unwrap();
+        sound(true);
+    }
+}
