@@ -124,9 +124,13 @@ pub(super) fn unseed(
     }
 }
 
-/// Removes a bitmap from each of the disks, whatever happens on the others; the first failure.
+/// Removes a bitmap from each of the disks, whatever happens on the others; the first failure, or one that left something behind.
 fn remove_bitmap(paths: &[String], bitmap: &str) -> Result<()> {
-    side_by_side(paths, |path| img::bitmap("--remove", path, bitmap)).into_iter().fold(Ok(()), Result::and)
+    all_done(side_by_side(paths, |path| img::bitmap("--remove", path, bitmap)))
+}
+
+fn all_done(changed: Vec<Result<()>>) -> Result<()> {
+    told(changed)?.into_iter().collect()
 }
 
 /// Removes each of these bitmaps from the disks at its paths; what became of it. Once it is given up it begins with none more.
@@ -216,8 +220,9 @@ mod tests {
         let all = |disks: &[usize]| told(side_by_side(disks, change));
         let told: Vec<_> = all(&[0, 1, 2, 3, 4, 5]).unwrap().iter().map(Result::is_ok).collect();
         assert_eq!(told, [true, false, true, true, true, true]);
+        assert!(all_done(side_by_side(&[1, 6], change)).is_err_and(|error| error.leftovers));
         changed.lock().unwrap().clear();
-        let hangs = all(&[6, 1, 2, 3, 4]).err();
+        let hangs = all(&[1, 6, 2, 3, 4]).err();
         // the others were changed all the same: this host's record keeps the bitmap's name
         changed.lock().unwrap().sort_unstable();
         assert_eq!(*changed.lock().unwrap(), [1, 2, 3, 4, 6]);
