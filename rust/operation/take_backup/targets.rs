@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -26,7 +26,7 @@ use crate::nas::view::TargetView;
 use crate::point::fingerprints::{self, Base};
 use crate::point::{MANIFEST, Manifest, StatePart};
 use crate::qcow2::{self, Source};
-use crate::work::deadline::{bounded, no_answer, start};
+use crate::work::deadline::{bounded, no_answer, start, within_call};
 
 /// What a copied point waits for last.
 pub(super) const PUBLISH: &str = "publish the restore point";
@@ -41,16 +41,21 @@ pub(super) struct Published {
 /// Does the work while the instance is given back, for which this then waits. Whatever hinders that changes nothing of the point that
 /// was published: a claim that is not given back lapses.
 pub(super) fn give_back_during<T>(instance: Instance, work: impl FnOnce() -> T) -> T {
-    const STEP: &str = "give the instance back";
     let path = instance.folder().path.clone();
+    drop_during(instance, &path, work)
+}
+
+fn drop_during<T>(instance: impl Send + 'static, path: &Path, work: impl FnOnce() -> T) -> T {
+    const STEP: &str = "give the instance back";
     let give_back = move || {
         drop(instance);
         Ok(())
     };
     let given_back = start(STEP, give_back, || ());
     let done = work();
-    let late = || Err(no_answer(Code::NasUnresponsive, STEP, limits::STORAGE_STEP));
-    if let Err(error) = given_back.and_then(|given| given.wait(limits::STORAGE_STEP).unwrap_or_else(late)) {
+    let limit = within_call(limits::STORAGE_STEP);
+    let late = || Err(no_answer(Code::NasUnresponsive, STEP, limit));
+    if let Err(error) = given_back.and_then(|given| given.wait(limit).unwrap_or_else(late)) {
         log::warn!("'{}': {error}", path.display());
     }
     done
@@ -441,4 +446,30 @@ fn side_by_side<T: Send + 'static>(step: &'static str, works: Vec<Work<T>>) -> R
     let ended = ended.collect::<Vec<_>>().into_iter().collect::<Result<Vec<_>>>()?;
     let done: BTreeMap<_, _> = ended.into_iter().flatten().collect();
     Ok(done.into_values().collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+    use crate::work::deadline::CallEnds;
+
+    #[test]
+    fn an_instance_that_can_not_be_given_back_is_not_waited_for_beyond_the_call() {
+        struct Hangs(mpsc::Receiver<()>);
+        impl Drop for Hangs {
+            fn drop(&mut self) {
+                // ends with the test
+                _ = self.0.recv();
+            }
+        }
+        let (release, hangs) = mpsc::channel();
+        let begun = Instant::now();
+        limits::shorten(&["a step after the deadline"], Duration::from_millis(20));
+        let _ends = CallEnds::at(begun);
+        assert_eq!(drop_during(Hangs(hangs), Path::new("/instance"), || 1), 1);
+        assert!(begun.elapsed() < limits::STORAGE_STEP, "the call is over");
+        drop(release);
+    }
 }
