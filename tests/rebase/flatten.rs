@@ -269,7 +269,7 @@ fn what_can_not_be_an_output_is_refused_before_anything_is_made() {
     symlink(points.dir.path().join("i-1/T1"), out.path().join("point")).unwrap();
     run("mkfifo", out.path(), &["fifo"]).unwrap();
     fs::create_dir(points.dir.path().join("i-1/new")).unwrap();
-    fs::create_dir_all(points.dir.path().join("i-2/T1")).unwrap();
+    fs::create_dir_all(points.dir.path().join("i-2/2026.01.02.03.04.05")).unwrap();
     let root = points.dir.path().display();
     let at = out.path().display();
     for (path, code, word) in [
@@ -286,7 +286,7 @@ fn what_can_not_be_an_output_is_refused_before_anything_is_made() {
         (format!("{root}/i-1/T3/x"), Code::InvalidArgument, "restore points"),
         (format!("{root}/i-1/x"), Code::InvalidArgument, "restore points"),
         (format!("{root}/i-1/new/x"), Code::InvalidArgument, "restore points"),
-        (format!("{root}/i-2/T1/x"), Code::InvalidArgument, "restore points"),
+        (format!("{root}/i-2/2026.01.02.03.04.05/x"), Code::InvalidArgument, "restore points"),
         (format!("{at}/point/x"), Code::InvalidArgument, "restore points"),
     ] {
         let (found, cause) = points.code("flatten", flatten(&points, Path::new(&path), "raw"));
