@@ -97,8 +97,9 @@ fn nor_when_link_and_target_change_places_all_the_time() {
     let victim = Victim::new();
     let mut refused = 0;
     for tries in 0.. {
-        // of a try that succeeded there is a point
-        let request = TakeBackupRequest { backup_path: Some(backup_path(&story.guest, tries)), ..push(&story) };
+        // of a try that succeeded there is a point, and its bitmap
+        let (path, bitmap) = (backup_path(&story.guest, tries), format!("backup-{}", 1_700_000_000 + tries));
+        let request = TakeBackupRequest { backup_path: Some(path), bitmap_new: Some(bitmap), ..push(&story) };
         let (ended, exchanges) = (AtomicBool::new(false), AtomicU32::new(0));
         let again = request.clone();
         std::thread::scope(|scope| {
