@@ -25,6 +25,7 @@ mod hooks {
     use std::sync::{LazyLock, Mutex, PoisonError};
 
     use rustix::process::{Signal, getpid, kill_process};
+    use signal_hook::low_level::raise;
 
     struct Steps {
         log: Option<File>,
@@ -63,7 +64,12 @@ mod hooks {
         }
         let signal = steps.signal_at.as_ref().filter(|(step, _)| *step == here).map(|(_, signal)| *signal);
         if let Some(signal) = signal {
-            kill_process(getpid(), signal).expect("this process may signal itself");
+            if signal == Signal::STOP {
+                // this very thread: one of its process may reach another first, and this one goes on for a moment
+                raise(signal.as_raw()).expect("this thread may signal itself");
+            } else {
+                kill_process(getpid(), signal).expect("this process may signal itself");
+            }
             if signal == Signal::KILL {
                 // nothing more happens here, not even in the moment until the signal is there
                 loop {
