@@ -142,7 +142,7 @@ impl Apart {
         Ok(Apart(Arc::new(HeldFile { file: Some(file), pool })))
     }
 
-    /// The same open file, once more, in the second table.
+    /// The same open file, once more, in the second table: `file` is open in the first.
     pub fn of(file: &File) -> rustix::io::Result<Apart> {
         Apart::open(file, |number| rustix::io::fcntl_dupfd_cloexec(number, first_number()).map(File::from))
     }
@@ -152,11 +152,6 @@ impl Apart {
             Some(file) => file,
             None => unreachable!("it is taken by the drop alone"),
         }
-    }
-
-    /// Moves a file that is open in the first table. Closes that one.
-    pub(crate) fn moved(file: File) -> rustix::io::Result<Apart> {
-        Apart::open(&file, |file| rustix::io::fcntl_dupfd_cloexec(file, first_number()).map(File::from))
     }
 
     /// Runs `work`, and drops this file, without a wait for a NAS that hangs: none if that is not done soon.

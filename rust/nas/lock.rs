@@ -192,7 +192,7 @@ fn lock(instance: &Folder, purpose: Purpose, (name, take, otherwise): LockSpec) 
 fn open(instance: &Folder, name: &str) -> Result<Apart> {
     let there = || match instance.open_for_writing(name) {
         Err(error) if error.code == Code::PermissionDenied => {
-            instance.open_file_in(name).ok().and_then(|file| Apart::moved(file).ok()).ok_or(error)
+            instance.open_file_in(name).ok().and_then(|file| Apart::of(&file).ok()).ok_or(error)
         }
         opened => opened,
     };

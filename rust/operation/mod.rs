@@ -128,7 +128,7 @@ fn dispatch(name: &str, request: &str, listener: Listener<'_>) -> Result<serde_j
         "doctor" => {
             // these settings do not come into force
             let config = Arc::new(configuration(request)?.check()?);
-            // it tells what libvirt answers, and is called by who does nothing else of libvirt's
+            // what libvirt answers is in what doctor tells, and its caller asks libvirt for nothing else
             libvirt::be_silent();
             reply(&doctor::host(&config))
         }

@@ -67,7 +67,7 @@ pub fn run(request: SignPointsRequest, listener: Listener<'_>) -> Result<SignedP
 }
 
 fn check_instance(name: String) -> Result<String> {
-    PointPath::parse("instance", &format!("{name}/x")).map(|point| point.instance().to_owned())
+    PointPath::parse_instance("instance", &name).map(|folder| folder.name().to_owned())
 }
 
 /// How points are signed.

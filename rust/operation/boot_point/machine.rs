@@ -121,7 +121,7 @@ impl TestFolder {
 
 impl Drop for TestFolder {
     fn drop(&mut self) {
-        // first: QEMU does not end while it waits for the NAS, through these
+        // first, because QEMU waits for the NAS through these, and does not end while they are there
         self.disks.clear();
         if self.is_used
             && let Err(error) = end(&self.uri, self.domain())

@@ -53,7 +53,7 @@ pub(super) fn put(uuid: &str, state: &StateFile) -> Result<()> {
     file.and_then(|mut file| file.write_all(&state.bytes)).map_err(|e| Error::io(STEP, &path, e))
 }
 
-/// Removes what libvirt has not: it never came to know of the domain.
+/// Removes the state where libvirt has not, because it never came to know of the domain.
 pub(super) fn remove(uuid: &str) -> Result<()> {
     match fs::remove_dir_all(folder(uuid)) {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),

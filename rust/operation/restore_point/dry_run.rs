@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use super::output_path::{OPEN_ALL, PointFolders, is_there, refuse_same, refused, resolve, resolve_in_new_folders};
+use super::output_path::{
+    OPEN_ALL, PointFolders, already_there, refuse_same, refused, resolve, resolve_in_new_folders,
+};
 use super::request::{OutputFormat, RestoreCall};
 use super::{kept, output};
 use crate::config;
@@ -35,7 +37,7 @@ fn check_outputs(asked: &RestoreCall, points: &PointFolders, makes_folders: bool
             return Err(refused(&real, "is no file"));
         }
         if asked.only_new && old.is_some() {
-            return Err(is_there(path));
+            return Err(already_there(path));
         }
         if let (Some(keep_old), true) = (&asked.keep_old, is_device) {
             kept::check_folder(keep_old.folder_for(path)?, points)?;

@@ -49,7 +49,7 @@ use disk::{DiskParts, RestoredDisk};
 use in_ceph::InCeph;
 use kept::KeptCopy;
 use output::Output;
-use output_path::{PointFolders, is_there, refuse_same};
+use output_path::{PointFolders, already_there, refuse_same};
 use publication::{Opened, discard_outputs, publish, publish_in_time};
 use readable::{Indexes, Readable, choose_verification};
 use request::{KeepOld, WantedState};
@@ -285,7 +285,7 @@ fn prepare_kept_copy(keep_old: &KeepOld, disk: &RestoredDisk, path: &str, points
 
 /// `ALREADY_EXISTS` for an output that would replace something. What gets the name of a new one later is not replaced either.
 fn refuse_old(opened: &[Opened]) -> Result<()> {
-    opened.iter().find(|opened| opened.output.old().is_some()).map_or(Ok(()), |opened| Err(is_there(&opened.path)))
+    opened.iter().find(|opened| opened.output.old().is_some()).map_or(Ok(()), |opened| Err(already_there(&opened.path)))
 }
 
 /// Opens the output of a disk.

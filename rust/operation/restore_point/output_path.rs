@@ -24,7 +24,7 @@ pub(super) fn refused(path: &Path, why: &str) -> Error {
 }
 
 /// An output would replace something, and is not to.
-pub(super) fn is_there(path: &str) -> Error {
+pub(super) fn already_there(path: &str) -> Error {
     Error::new(Code::AlreadyExists, OPEN_ALL, format!("'{path}' is there"))
 }
 
