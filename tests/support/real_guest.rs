@@ -1,4 +1,4 @@
-//! A guest with Linux, ext4 and the guest agent in it, driven over its serial console.
+//! A guest with Linux, ext4 and the guest agent in it, driven over a serial port.
 
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 
 use nasbackup::operation::take_backup::TakeBackupRequest;
 
-use super::{Disk, Guest, Image, MIB, Nas, backup_path, folder, init, run, unique, until, xml};
+use super::{Disk, Guest, Image, MIB, Nas, PATIENCE, backup_path, folder, init, run, unique, until, xml};
 
 /// A running Linux guest whose disk, `/mnt`, holds `ballast` and its sum in `ballast.sum`.
 pub struct RealGuest {
     pub guest: Guest,
-    console: PathBuf,
+    shell: PathBuf,
 }
 
 impl RealGuest {
@@ -51,7 +51,7 @@ impl RealGuest {
         for name in ["vmlinuz", "initrd"] {
             std::fs::copy(made.join(name), files.join(name)).unwrap();
         }
-        let console = files.join("console");
+        let shell = files.join("shell");
         let mut guest = Guest::stopped(disks);
         guest.elements = "<iothreads>1</iothreads>";
         guest.memory_mib = 128;
@@ -61,12 +61,14 @@ impl RealGuest {
             xml(&files)
         );
         guest.devices = format!(
-            "<serial type='unix'><source mode='bind' path='{}'/></serial>\
+            "<serial type='file'><source path='{}'/></serial>\
+             <serial type='unix'><source mode='bind' path='{}'/></serial>\
              <channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>",
-            xml(&console)
+            xml(&files.join("console")),
+            xml(&shell)
         );
         guest.start();
-        let guest = RealGuest { guest, console };
+        let guest = RealGuest { guest, shell };
         guest.wait_for_agent();
         guest
     }
@@ -90,20 +92,20 @@ impl RealGuest {
         });
     }
 
-    /// Runs a shell command in the guest and returns what it prints; panics when it fails or takes over a minute.
+    /// Runs a shell command in the guest and returns what it prints; panics when it fails or takes too long.
     pub fn run(&self, command: &str) -> String {
-        let mut console = UnixStream::connect(&self.console).unwrap();
-        console.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
-        let end = Instant::now() + Duration::from_secs(60);
+        let mut shell = UnixStream::connect(&self.shell).unwrap();
+        shell.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+        let end = Instant::now() + PATIENCE;
         let key = unique();
         // A guest still booting drops input: ask until the shell answers. The quotes keep an echo from looking like it.
         let mut seen = String::new();
         while !seen.contains(&format!("R{key}")) {
             assert!(Instant::now() < end, "the guest's shell does not answer '{command}': {seen}");
-            writeln!(console, "\n echo R''{key}").unwrap();
-            read_some(&mut console, &mut seen);
+            writeln!(shell, "\n echo R''{key}").unwrap();
+            read_some(&mut shell, &mut seen);
         }
-        writeln!(console, "\necho B''{key}; ( {command} ); echo E''{key} $?").unwrap();
+        writeln!(shell, "\necho B''{key}; ( {command} ); echo E''{key} $?").unwrap();
         let (begin, finish) = (format!("B{key}"), format!("E{key} "));
         loop {
             if let Some((_, answer)) = seen.rsplit_once(&begin)
@@ -115,7 +117,7 @@ impl RealGuest {
                 return text;
             }
             assert!(Instant::now() < end, "'{command}' in the guest does not end: {seen}");
-            read_some(&mut console, &mut seen);
+            read_some(&mut shell, &mut seen);
         }
     }
 
@@ -126,7 +128,7 @@ impl RealGuest {
         });
     }
 
-    /// Starts a command that takes the guest, and with it the console, down.
+    /// Starts a command that takes the guest, and with it the shell, down.
     pub fn launch(&self, command: &str) {
         self.run(&format!("({command}) >/dev/null 2>&1 &"));
     }
@@ -201,12 +203,12 @@ impl Restored {
     }
 }
 
-fn read_some(console: &mut UnixStream, seen: &mut String) {
+fn read_some(shell: &mut UnixStream, seen: &mut String) {
     let mut buffer = [0; 4096];
-    match console.read(&mut buffer) {
+    match shell.read(&mut buffer) {
         Ok(read) => seen.push_str(&String::from_utf8_lossy(&buffer[..read])),
         Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-        Err(error) => panic!("console: {error}"),
+        Err(error) => panic!("the guest's shell: {error}"),
     }
 }
 
