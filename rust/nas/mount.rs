@@ -513,7 +513,7 @@ mod tests {
         });
         assert_eq!(error.unwrap_err().code, Code::NasUnresponsive);
         drop(session);
-        assert!(started.elapsed() < Duration::from_secs(5));
+        assert!(started.elapsed() < Duration::from_secs(60));
         rustix::process::kill_process(pid, Signal::CONT).unwrap();
         assert_eq!(heard.recv().unwrap(), Ok(()));
         assert!(behind.join("late").exists());

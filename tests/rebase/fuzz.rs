@@ -4,7 +4,7 @@
 use std::cell::Cell;
 use std::fs::{self, File};
 use std::io;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use nasbackup::qcow2::{self, Rebase, Source, Storage};
 
@@ -13,10 +13,10 @@ use rustix::io::Errno;
 use crate::chains::{Chain, Kind, Random};
 use crate::differential::seeds;
 use crate::mutation::time;
+use crate::support::PATIENCE;
 
 /// Reads that one rebase of a small image may take, far more than any needs.
 const MOST_READS: u64 = 200_000;
-const MOST_TIME: Duration = Duration::from_secs(20);
 
 /// Counts what is asked of a target.
 struct Watched {
@@ -126,12 +126,12 @@ fn survives(chain: &Chain, random: &mut Random, originals: &[Vec<u8>]) -> bool {
     let (keep, name) = chain.keep();
     let begun = Instant::now();
     let mut tell = |_| {
-        assert!(begun.elapsed() < MOST_TIME, "it takes too long");
+        assert!(begun.elapsed() < PATIENCE, "it takes too long");
         Ok(())
     };
     let begin = Rebase::begin(&watched, chain.backing(), keep, name.as_deref());
     let done = begin.and_then(|rebase| rebase.check(&mut tell)?.run(&mut tell));
-    assert!(begun.elapsed() < MOST_TIME, "it took too long");
+    assert!(begun.elapsed() < PATIENCE, "it took too long");
     for image in [damaged, chain.target] {
         fs::write(chain.path(image), &originals[image]).unwrap();
     }

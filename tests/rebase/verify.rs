@@ -5,13 +5,14 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use nasbackup::qcow2::{CheckReport, Error, check};
 
 use crate::chains::{Chain, Kind, Random, name, qemu_img};
 use crate::differential::seeds;
 use crate::fuzz::mutate;
+use crate::support::PATIENCE;
 
 /// What a tool finds in an image.
 #[derive(Debug, PartialEq, Eq)]
@@ -26,7 +27,7 @@ pub(crate) enum Finding {
 pub(crate) fn ours(path: &Path) -> Finding {
     let begun = Instant::now();
     let mut tell = |done, total| {
-        assert!(begun.elapsed() < Duration::from_secs(20), "it takes too long");
+        assert!(begun.elapsed() < PATIENCE, "it takes too long");
         assert!(done <= total, "{done} of {total}");
         Ok(())
     };

@@ -64,7 +64,7 @@ impl RealGuest {
             "<serial type='file'><source path='{}'/></serial>\
              <serial type='unix'><source mode='bind' path='{}'/></serial>\
              <channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>",
-            xml(&files.join("console")),
+            xml(files.join("console")),
             xml(&shell)
         );
         guest.start();
