@@ -9,7 +9,7 @@ use std::process::{ExitCode, Stdio};
 
 use nasbackup::error::{Code, Error, Result};
 use nasbackup::operation::mount_point::{self, MountPointRequest, MountedPoint};
-use nasbackup::work::deadline::all_stuck;
+use nasbackup::work::stuck::all_stuck;
 
 use crate::arguments::{Mount, Umount};
 use crate::host::Host;

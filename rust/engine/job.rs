@@ -11,7 +11,8 @@ use crate::config::Engine;
 use crate::error::{Code, Error, Result};
 use crate::libvirt::{self, Domain, Event, JobPicture, JobState, State, Subscription};
 use crate::limits;
-use crate::work::deadline::{ask, bounded_for_guest, within_call};
+use crate::work::call_end::within_call;
+use crate::work::deadline::{ask, bounded_for_guest};
 use crate::work::job::Reporter;
 
 /// The step that errors name while a job runs.

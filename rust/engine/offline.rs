@@ -16,7 +16,8 @@ use crate::error::{Code, Error, Result};
 use crate::limits;
 use crate::nas::session::Session;
 use crate::qcow2::{self, CLUSTER, Dirty, View};
-use crate::work::deadline::{self, Background};
+use crate::work::background;
+use crate::work::background::Background;
 use crate::work::job::Reporter;
 
 /// What an error says of a reader that was left behind.
@@ -69,7 +70,7 @@ pub fn copy(
         let _guard = guard;
         read(sources, writer_ends, Throttle::new(std::iter::empty(), rate), &ours)
     };
-    let reader = deadline::start_for_the_guest("read the disks", work, tell(ended))?;
+    let reader = background::start_for_the_guest("read the disks", work, tell(ended))?;
     let copied = follow(&reader, &writer, &ends, &shared, job, deadline);
     copied.map_err(|error| note_left_reader(&reader, writer.give_up(&shared, error)))
 }

@@ -22,7 +22,10 @@ use crate::error::{Code, Error, Result};
 use crate::libvirt::{Event, State};
 use crate::limits;
 use crate::nas::session::Session;
-use crate::work::deadline::{self, Background, bounded_for_host, within_call};
+use crate::work::background;
+use crate::work::background::Background;
+use crate::work::call_end::within_call;
+use crate::work::deadline::{self, bounded_for_host};
 use crate::work::job::Reporter;
 
 /// A backup ends when the scratch has less room left, in bytes.
@@ -121,11 +124,12 @@ impl Pull {
         let (keeping, ended) = mpsc::channel();
         let (sender, reserve, bounds) = (backup.sender(), scratch.reserve()?, scratch.bounds());
         let work = move || reserve.keep_ahead(&ended, || bounds.allowed());
-        let keeper = deadline::start_for_the_guest(reserve::STEP, work, move || drop(sender.send(Signal::Ended)))?;
+        let keeper = background::start_for_the_guest(reserve::STEP, work, move || drop(sender.send(Signal::Ended)))?;
         let (sender, ours) = (backup.sender(), shared.clone());
         let socket = scratch.socket()?;
         let work = move || Ok(reader::read(socket, exports, rate, &ends, &ours));
-        let reader = deadline::start_for_the_guest("read the exports", work, move || drop(sender.send(Signal::Ended)))?;
+        let reader =
+            background::start_for_the_guest("read the exports", work, move || drop(sender.send(Signal::Ended)))?;
         Ok(Pull { shared, reader, writer, keeper, keeping: Some(keeping) })
     }
 

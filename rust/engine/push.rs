@@ -14,7 +14,10 @@ use crate::apart::{Apart, Descriptor};
 use crate::error::{Code, Error, Result};
 use crate::libvirt::{Domain, Event, JobPicture, JobState, State};
 use crate::limits;
-use crate::work::deadline::{self, Background, ask, start_for_the_guest, within_call};
+use crate::work::background;
+use crate::work::background::{Background, start_for_the_guest};
+use crate::work::call_end::within_call;
+use crate::work::deadline::{self, ask};
 use crate::work::job::Reporter;
 
 const WATCH: &str = "watch the targets";
@@ -94,7 +97,7 @@ pub fn copy(
     let probe = targets.first().and_then(open_probe);
     let (watching, ended) = mpsc::channel();
     let sender = backup.sender();
-    let watch = deadline::start(WATCH, move || watch(&targets, &ended), move || drop(sender.send(Signal::Ended)));
+    let watch = background::start(WATCH, move || watch(&targets, &ended), move || drop(sender.send(Signal::Ended)));
     let watch = watch.map_err(|error| backup.abort(error))?;
     let mut push = Push { backup, disks, rate, watch, closed: BTreeSet::new(), failed_disk: None };
     let limited = push.limit_speed();

@@ -21,7 +21,8 @@ use crate::libvirt::{Domain, Emulator};
 use crate::limits;
 use crate::nas::folder::Folder;
 use crate::qcow2;
-use crate::work::deadline::{WorkFor, ask, bounded_for_host};
+use crate::work::deadline::{ask, bounded_for_host};
+use crate::work::owner::WorkFor;
 
 const STEP: &str = "make the scratch folder";
 const SWEEP: &str = "clear the scratch folder";

@@ -16,7 +16,8 @@ use crate::nas::session::Session;
 use crate::point::fingerprints::{self, Base, Content, Expected, Fingerprints, Recorder};
 use crate::qcow2::{CLUSTER, Stream, hash_rest};
 use crate::second_table::run_there;
-use crate::work::deadline::{self, Background};
+use crate::work::background;
+use crate::work::background::Background;
 
 const STEP: &str = "write the target";
 
@@ -121,7 +122,7 @@ impl Writer {
             let all = &mut targets;
             run_there(move || write(all, &written, &free, &ours))
         };
-        let thread = deadline::start("write the targets", work, ended)?;
+        let thread = background::start("write the targets", work, ended)?;
         Ok((Writer { thread, probe }, (pieces, slots)))
     }
 

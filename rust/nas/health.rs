@@ -13,7 +13,7 @@ use crate::error::{Code, Error, Result};
 use crate::limits;
 use crate::logging::ANSWERED;
 use crate::panics::caught;
-use crate::work::deadline;
+use crate::work::stuck;
 
 const STEP: &str = "open the repository";
 
@@ -65,7 +65,7 @@ pub fn check_responsive(export: &Export) -> Result<()> {
         .map_or(limits::NAS_RECOVERED, |mark| limits::NAS_RECOVERED.saturating_sub(mark.asked.elapsed()));
     let is_asked = |marks: &mut HashMap<Export, Mark>| marks.get(export).is_some_and(|mark| mark.open);
     let (marks, _) = CHANGED.wait_timeout_while(marks, grace, is_asked).unwrap_or_else(PoisonError::into_inner);
-    marks.get(export).map_or(Ok(()), |mark| Err(refusal(export, mark.since.elapsed(), deadline::stuck(export))))
+    marks.get(export).map_or(Ok(()), |mark| Err(refusal(export, mark.since.elapsed(), stuck::stuck(export))))
 }
 
 fn refusal(export: &Export, since: Duration, stuck: usize) -> Error {

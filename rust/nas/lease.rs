@@ -30,7 +30,9 @@ use crate::error::{Code, Error, Result, called};
 use crate::fs_kind::FsKind;
 use crate::limits;
 use crate::qcow2::Storage;
-use crate::work::deadline::{self, Background};
+use crate::work::background;
+use crate::work::background::Background;
+use crate::work::deadline;
 use crate::{random, sys};
 
 /// The claim of whoever makes, changes or removes points.
@@ -128,7 +130,7 @@ impl Lease {
             drop(file);
             renewed.give_back()
         };
-        let renewal = deadline::start(RENEW, renew, || ());
+        let renewal = background::start(RENEW, renew, || ());
         let renewal = renewal.inspect_err(|_| claim.give_back().unwrap_or_else(|error| log::warn!("{error}")))?;
         Ok(Lease { claim, stop: Some(stop), renewal })
     }
@@ -464,7 +466,7 @@ mod tests {
     use super::Purpose::{Add, Change, Read};
     use super::*;
     use crate::mutation::Random;
-    use crate::work::deadline::WorkFor;
+    use crate::work::owner::WorkFor;
     use std::fs;
     use std::path::Path;
     use std::sync::RwLock;
@@ -515,10 +517,10 @@ mod tests {
         let closed = gate.write().unwrap();
         let hung = (0..16).map(|_| {
             let gate = gate.clone();
-            deadline::start("hang", move || Ok(gate.read().is_ok()), || ()).unwrap()
+            background::start("hang", move || Ok(gate.read().is_ok()), || ()).unwrap()
         });
         hung.for_each(drop);
-        assert!(deadline::start("work", || Ok(()), || ()).is_err());
+        assert!(background::start("work", || Ok(()), || ()).is_err());
         drop(lease);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
         drop(closed);

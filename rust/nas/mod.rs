@@ -3,6 +3,7 @@
 pub(crate) mod access;
 pub(crate) mod beneath;
 pub(crate) mod denied;
+pub mod files;
 pub mod folder;
 mod fstab;
 pub mod health;

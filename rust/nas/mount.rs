@@ -16,7 +16,9 @@ use crate::config::Config;
 use crate::error::{Code, Error, Result};
 use crate::limits;
 use crate::process::{Ended, Tool};
-use crate::work::deadline::{self, Cancel};
+use crate::work::deadline;
+use crate::work::owner;
+use crate::work::owner::Cancel;
 use crate::{lacking, mountinfo};
 
 const STEP: &str = "mount the repository";
@@ -168,7 +170,7 @@ impl Drop for Mount {
         }
         let at = path.clone();
         // the thread that drops the mount may work for another repository, or for none
-        let _on = deadline::WorkFor::repository(&self.export);
+        let _on = owner::WorkFor::repository(&self.export);
         let unmounted = deadline::bounded("unmount the repository", limits::UNMOUNT, move || {
             unmount(&at).map_err(|e| Error::io("unmount the repository", &at, e))
         });

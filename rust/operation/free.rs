@@ -8,7 +8,8 @@ use crate::nas::path::PointPath;
 use crate::nas::purpose::Purpose;
 use crate::nas::repository::Repository;
 use crate::nas::session::Session;
-use crate::work::deadline::{WorkFor, bounded};
+use crate::work::deadline::bounded;
+use crate::work::owner::WorkFor;
 
 /// `BUSY` while a process of this host works on the machine's points in a way that keeps out a call for that purpose.
 pub fn check(repository: Option<Repository>, instance: &str, purpose: Purpose) -> Result<()> {

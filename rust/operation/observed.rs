@@ -7,7 +7,8 @@ use crate::config;
 use crate::error::Result;
 use crate::host::metrics::{self, End};
 use crate::limits;
-use crate::work::deadline::{self, bounded_for_host};
+use crate::work::deadline::bounded_for_host;
+use crate::work::stuck;
 use crate::work::watched;
 
 /// Runs an operation, and tells of it. A failure to tell is logged, once until it works again.
@@ -19,7 +20,7 @@ pub fn observed<T>(operation: impl FnOnce() -> Result<T>) -> Result<T> {
     let begun = Instant::now();
     let answer = operation();
     let failure = answer.as_ref().err().map(|error| error.code.as_str());
-    let end = End { failure, took: begun.elapsed(), stuck: deadline::all_stuck() };
+    let end = End { failure, took: begun.elapsed(), stuck: stuck::all_stuck() };
     let Some(watched) = watched::watched() else { return answer };
     let tell = move || metrics::tell(&config.state_dir, &file, &watched, end);
     // their file systems may hang, and the operation has ended

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use crate::error::{Error, Result};
-use crate::work::deadline::{Cancel, WorkFor};
+use crate::work::owner::{Cancel, WorkFor};
 use crate::work::phase::Phase;
 use crate::work::speed::{self, Speed};
 use crate::work::steps;

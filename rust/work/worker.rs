@@ -9,7 +9,10 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Code, Error, Result, Stopped};
 use crate::limits;
-use crate::work::deadline::{self, Background};
+use crate::work::background;
+use crate::work::background::Background;
+use crate::work::call_end;
+use crate::work::deadline;
 use crate::work::job::Reporter;
 use crate::work::phase::Phase;
 use crate::work::steps;
@@ -94,7 +97,7 @@ fn run_until<T: Send + 'static>(
     let (phase_shown, is_shown) = mpsc::channel();
     let pulse = Pulse { shared: shared.clone(), sender: sender.clone(), phase_shown: is_shown };
     let ended = move || drop(sender.send(Message::Ended));
-    let work = deadline::start(step, move || work(&pulse), ended)?;
+    let work = background::start(step, move || work(&pulse), ended)?;
     Watch { shared, messages, phase_shown, step, limit, limit_of_end, stopped: None }.wait(job, &work)
 }
 
@@ -147,7 +150,7 @@ impl Watch {
 
     /// How long nothing may be heard from now on.
     fn limit(&self) -> Duration {
-        limits::within(self.step, deadline::within_call(self.limit))
+        limits::within(self.step, call_end::within_call(self.limit))
     }
 
     /// Tells the job how far the work is, and its listener, unless that has ended it.

@@ -30,7 +30,7 @@ fn one_that_hangs_is_refused_at_once_until_it_answers() {
     assert_eq!(run(&nas, "backupStats", json!({})).unwrap_err().code, Code::NasUnresponsive);
     // one after the other, and none of them leaves a thread behind
     let export = Repository::check(Some(nas.repository())).unwrap();
-    let stuck = nasbackup::work::deadline::stuck(&export);
+    let stuck = nasbackup::work::stuck::stuck(&export);
     let begun = Instant::now();
     for operation in ["backupStats", "deleteBackup", "verifyChain", "rebasePoint"].repeat(3) {
         let request = if operation == "backupStats" { json!({}) } else { json!({"backupPath": "i-1/T1"}) };
@@ -39,7 +39,7 @@ fn one_that_hangs_is_refused_at_once_until_it_answers() {
         assert!(error.cause.contains("has not answered for") && error.cause.contains("calls still wait"), "{error}");
     }
     assert!(begun.elapsed() < PATIENCE, "{:?}", begun.elapsed());
-    assert_eq!(nasbackup::work::deadline::stuck(&export), stuck);
+    assert_eq!(nasbackup::work::stuck::stuck(&export), stuck);
     // whoever uses another one does not notice
     run(&other, "backupStats", json!({})).unwrap();
     assert_eq!(verify(&other).code, Code::NotFound);
@@ -110,7 +110,7 @@ fn whoever_has_read_does_not_wait_for_the_close_of_files_on_one_that_hangs() {
             assert!(hangs(nas), "{operation}: no close did hang");
         });
         std::fs::remove_dir(&mark).unwrap();
-        until("the files are closed", || nasbackup::work::deadline::stuck(&asked) == 0);
+        until("the files are closed", || nasbackup::work::stuck::stuck(&asked) == 0);
     }
 }
 

@@ -10,8 +10,8 @@ use nasbackup::nas::repository::Repository;
 use nasbackup::operation::{call, cancel};
 use nasbackup::qcow2::Stream;
 use nasbackup::shorten;
-use nasbackup::work::deadline::stuck;
 use nasbackup::work::phase::Phase;
+use nasbackup::work::stuck::stuck;
 use serde_json::{Value, json};
 
 use crate::run;

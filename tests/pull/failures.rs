@@ -9,8 +9,8 @@ use nasbackup::operation;
 use nasbackup::operation::take_backup::{TakeBackupRequest, TakenBackup};
 #[cfg(feature = "test-hooks")]
 use nasbackup::shorten;
-use nasbackup::work::deadline;
 use nasbackup::work::phase::Phase;
+use nasbackup::work::stuck;
 use rustix::fs::{FlockOperation, flock};
 use serde_json::json;
 
@@ -140,7 +140,7 @@ fn hangs_in_the_middle(
     let error = take_and(request, |_| act(&story)).unwrap_err();
     assert!(error.leftovers, "the write that hangs: {error}");
     let nas = Repository::check(Some(story.nas.repository())).unwrap();
-    assert!(deadline::stuck(nas) > 0);
+    assert!(stuck::stuck(nas) > 0);
     // Nothing of libvirt or QEMU waits for the repository.
     story.guest.assert_no_job();
     story.assert_guest_untouched();

@@ -15,9 +15,9 @@ use nasbackup::nas::session::Session;
 use nasbackup::operation::take_backup::{self, TakeBackupRequest};
 use nasbackup::operation::{call, cancel, jobs};
 use nasbackup::shorten;
-use nasbackup::work::deadline::stuck;
 use nasbackup::work::job::{JobStatus, Listener};
 use nasbackup::work::phase::Phase;
+use nasbackup::work::stuck::stuck;
 use serde_json::{Value, json};
 
 use crate::chain::Chain;

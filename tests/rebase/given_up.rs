@@ -11,7 +11,7 @@ use nasbackup::error::Code;
 use nasbackup::nas::repository::{Export, Repository};
 use nasbackup::operation::call;
 use nasbackup::shorten;
-use nasbackup::work::deadline::stuck;
+use nasbackup::work::stuck::stuck;
 use serde_json::json;
 
 use crate::fingerprints::{KEPT, LOST};

@@ -11,8 +11,8 @@ use nasbackup::error::{Code, Result};
 use nasbackup::nas::repository::Repository;
 use nasbackup::operation::call;
 use nasbackup::shorten;
-use nasbackup::work::deadline;
 use nasbackup::work::phase::Phase;
+use nasbackup::work::stuck;
 use serde_json::{Value, json};
 
 use crate::flatten::{Loop, Mounted};
@@ -92,7 +92,7 @@ impl Restore {
         let address = self.repository()["address"].as_str().map(str::to_owned);
         let repository = Repository { kind: Some("dir".into()), address, ..Repository::default() };
         let export = Repository::check(Some(repository)).unwrap();
-        until("what hung ends", || deadline::stuck(&export) == 0);
+        until("what hung ends", || stuck::stuck(&export) == 0);
     }
 }
 

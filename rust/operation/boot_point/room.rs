@@ -11,7 +11,8 @@ use crate::config::Config;
 use crate::engine::scratch::Bounds;
 use crate::error::{Code, Error, Result};
 use crate::limits;
-use crate::work::deadline::{bounded_for_host, keep_owner};
+use crate::work::deadline::bounded_for_host;
+use crate::work::owner::keep_owner;
 
 const STEP: &str = "look at the machine's files";
 

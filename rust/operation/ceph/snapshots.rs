@@ -12,7 +12,7 @@ use super::{Rbd, tool};
 use crate::error::Result;
 use crate::limits;
 use crate::process::Tool;
-use crate::work::deadline::within_call;
+use crate::work::call_end::within_call;
 use crate::work::steps;
 
 const TAKE: Tool = tool::rbd("take a snapshot of the image in Ceph");

@@ -24,7 +24,8 @@ use crate::nas::session::Session;
 use crate::nas::{health, tree};
 use crate::nbd;
 use crate::process::Tool;
-use crate::work::deadline::{WorkFor, ask, bounded, bounded_for_host};
+use crate::work::deadline::{ask, bounded, bounded_for_host};
+use crate::work::owner::WorkFor;
 pub use finding::{Finding, State};
 
 const STEP: &str = "look at this host";

@@ -13,7 +13,9 @@ use crate::engine::rate::Limiter;
 use crate::error::{Code, Error, Result};
 use crate::limits;
 use crate::operation::reading::Reading;
-use crate::work::deadline::{self, Background};
+use crate::work::background;
+use crate::work::background::Background;
+use crate::work::deadline;
 use crate::work::job::Reporter;
 use crate::work::phase::Phase;
 
@@ -200,7 +202,7 @@ fn keep_replaced(copy: &Arc<Copying>, job: &mut Reporter<'_>) -> Result<()> {
         ours.with_each(&ours.disks_of_kind(true), |_, disk| disk.make_kept_copy(&ours.gate, || ours.note_activity()))
     };
     // this asks the NAS for nothing
-    wait_and_report(STEP, false, &deadline::start_for_the_host(STEP, work, || ())?, copy, || true, job)
+    wait_and_report(STEP, false, &background::start_for_the_host(STEP, work, || ())?, copy, || true, job)
 }
 
 /// Copies and finishes the disks that go to devices, or those that go to files.
@@ -216,7 +218,7 @@ fn copy_and_sync(
         let (_held, disks) = (kept, ours.disks_of_kind(devices));
         ours.on_threads(THREADS, |number| ours.copy(number, &disks))
     };
-    wait_and_report("copy", devices, &deadline::start("copy", work, || ())?, copy, || reading.answers(), job)?;
+    wait_and_report("copy", devices, &background::start("copy", work, || ())?, copy, || reading.answers(), job)?;
     job.begin(Phase::Sync)?;
     let (ours, kept) = (copy.clone(), reading.clone());
     let work = move || {
@@ -226,7 +228,7 @@ fn copy_and_sync(
     wait_and_report(
         "sync",
         devices,
-        &deadline::start_for_the_host("sync", work, || ())?,
+        &background::start_for_the_host("sync", work, || ())?,
         copy,
         || reading.answers(),
         job,
@@ -339,7 +341,7 @@ mod tests {
             }
             Ok(())
         };
-        let work = deadline::start_for_the_host("sync", work, || ()).unwrap();
+        let work = background::start_for_the_host("sync", work, || ()).unwrap();
         let error = wait_and_report("sync", true, &work, &copy, || true, &mut job).unwrap_err();
         assert_eq!((error.code, error.leftovers), (Code::Cancelled, false), "{error}");
         drop(finishing);

@@ -11,7 +11,8 @@ use crate::config;
 use crate::error::Result;
 use crate::limits;
 use crate::nas::session::Session;
-use crate::work::deadline::{WorkFor, bounded, bounded_for_host};
+use crate::work::deadline::{bounded, bounded_for_host};
+use crate::work::owner::WorkFor;
 
 /// Refuses what the call would refuse of its outputs. An image in Ceph is not asked for. `makes_folders`: those that are missing
 /// are made before the call.

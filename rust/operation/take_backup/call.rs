@@ -9,7 +9,8 @@ use crate::config::Config;
 use crate::error::{Code, Error, Result};
 use crate::host::Begun;
 use crate::limits;
-use crate::work::deadline::{self, CallEnds};
+use crate::work::call_end::CallEnds;
+use crate::work::deadline;
 use crate::work::job::Job;
 
 /// One call of `takeBackup`, as its steps see it.

@@ -37,8 +37,9 @@ use crate::nas::health;
 use crate::nbd;
 use crate::places::{self, BackupPlace};
 use crate::point::Manifest;
-use crate::work::deadline::{CallEnds, WorkFor};
+use crate::work::call_end::CallEnds;
 use crate::work::job::{self, Listener, Reporter};
+use crate::work::owner::WorkFor;
 use crate::work::watched;
 
 use call::Call;

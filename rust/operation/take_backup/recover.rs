@@ -20,7 +20,8 @@ use crate::nas::lock::InstanceLock;
 use crate::nas::path::{PointPath, partial_name};
 use crate::nas::purpose::Purpose;
 use crate::nas::removal;
-use crate::work::deadline::{self, WorkFor, bounded};
+use crate::work::deadline::{self, bounded};
+use crate::work::owner::WorkFor;
 
 /// Undoes what dead processes' backups have left on this host. Failures are logged; the next load, or the next backup of the
 /// virtual machine, tries again.

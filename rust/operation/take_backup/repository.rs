@@ -22,7 +22,8 @@ use crate::nas::removal;
 use crate::nas::session::Session;
 use crate::point::{DEEPEST, Manifest, Parent};
 use crate::qcow2;
-use crate::work::deadline::{Background, bounded, start};
+use crate::work::background::{Background, start};
+use crate::work::deadline::bounded;
 
 /// The number of files that are inspected, or written, at the same time: a NAS answers several questions in the time of one.
 pub(super) const AT_ONCE: usize = 8;

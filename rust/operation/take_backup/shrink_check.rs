@@ -15,7 +15,8 @@ use crate::nas::path::RepoPath;
 use crate::point::{DEEPEST, open_chain};
 use crate::qcow2::{self, Layer, Unseen, View};
 use crate::qemu::layers;
-use crate::work::deadline::{bounded, start_for_the_guest};
+use crate::work::background::start_for_the_guest;
+use crate::work::deadline::bounded;
 
 const STEP: &str = "compare with the parent point";
 

@@ -26,7 +26,9 @@ use crate::nas::view::TargetView;
 use crate::point::fingerprints::{self, Base};
 use crate::point::{MANIFEST, Manifest, StatePart};
 use crate::qcow2::{self, Source};
-use crate::work::deadline::{bounded, no_answer, start, within_call};
+use crate::work::background::start;
+use crate::work::call_end::within_call;
+use crate::work::deadline::{bounded, no_answer};
 
 /// What a copied point waits for last.
 pub(super) const PUBLISH: &str = "publish the restore point";
@@ -453,7 +455,7 @@ mod tests {
     use std::sync::mpsc;
 
     use super::*;
-    use crate::work::deadline::CallEnds;
+    use crate::work::call_end::CallEnds;
 
     #[test]
     fn an_instance_that_can_not_be_given_back_is_not_waited_for_beyond_the_call() {

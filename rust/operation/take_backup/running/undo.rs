@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::host::HostState;
 use crate::libvirt::State;
 use crate::limits;
-use crate::work::deadline::keep_owner;
+use crate::work::owner::keep_owner;
 
 /// Undoes everything because of `error`: at once, or, when the job can't be ended now, on a thread that waits for
 /// its end and keeps the virtual machine locked until then.

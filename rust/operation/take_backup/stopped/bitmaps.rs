@@ -17,7 +17,7 @@ use crate::limits;
 use crate::qcow2;
 use crate::qemu::image_file::open_named;
 use crate::qemu::img;
-use crate::work::deadline::within_call;
+use crate::work::call_end::within_call;
 
 /// How long the bitmaps of disks may take to be changed: longer than `qemu-img` may for one, where it removes one and adds one.
 const CHANGE: Duration = limits::QEMU_IMG.saturating_mul(2);
