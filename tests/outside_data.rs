@@ -1,6 +1,6 @@
 //! What comes from outside, damaged: domain XML, manifests, this host's records, requests, mount options, texts, what a server of
 //! NBD replies. Each is understood or refused, within bounds, and what is understood keeps its promises. (Images:
-//! tests/rebase/fuzz.rs; claims: rust/nas/lease.rs.)
+//! tests/rebase/fuzz.rs; claims: rust/nas/claim.rs.)
 
 #![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
 #![allow(unsafe_code, reason = "requests go through the C ABI")]

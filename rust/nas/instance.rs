@@ -3,9 +3,9 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use super::claim::boot_time;
 use super::denied;
 use super::folder::Folder;
-use super::lease::boot_time;
 use super::lock::InstanceLock;
 use super::path::PointPath;
 use super::purpose::Purpose;
@@ -108,7 +108,7 @@ impl Instance {
 mod tests {
     use std::path::Path;
 
-    use super::super::lease::TAKE_OVER;
+    use super::super::claim::TAKE_OVER;
     use super::*;
     use crate::config::Config;
     use crate::error::Code;

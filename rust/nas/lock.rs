@@ -8,9 +8,10 @@ use log::Level;
 use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 
+use super::claim::claimed_by;
 use super::denied;
 use super::folder::Folder;
-use super::lease::{self, Lease};
+use super::lease::Lease;
 use super::purpose::Purpose;
 use crate::apart::{AnyFile, Apart, Descriptor};
 use crate::config::FILE_MODE;
@@ -180,7 +181,7 @@ fn lock(instance: &Folder, purpose: Purpose, (name, take, otherwise): LockSpec) 
         Errno::WOULDBLOCK => {
             let ours = found.ok().and_then(|found| host::holder(&found));
             let ours = ours.map(|process| format!("process {process} of this host"));
-            busy(instance, otherwise, ours.or_else(|| lease::claimed_by(instance)))
+            busy(instance, otherwise, ours.or_else(|| claimed_by(instance)))
         }
         error => Error::io(STEP, instance.path.join(name), called("flock")(error.into())),
     });

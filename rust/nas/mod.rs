@@ -2,6 +2,8 @@
 
 pub(crate) mod access;
 pub(crate) mod beneath;
+mod claim;
+mod claim_text;
 pub(crate) mod denied;
 pub mod files;
 pub mod folder;
