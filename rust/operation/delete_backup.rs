@@ -1,12 +1,8 @@
 //! `deleteBackup`: removes a restore point that no other image needs.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
-use std::thread;
 
 use rustix::fs::FileType;
 use serde::{Deserialize, Serialize};
@@ -28,6 +24,7 @@ use crate::qcow2;
 use crate::work::deadline;
 use crate::work::job::{self, Job, JobGuard};
 use crate::work::phase::Phase;
+use crate::work::side_by_side::side_by_side;
 
 const CHILDREN: &str = Phase::LookForChildren.as_str();
 /// Folders of a machine that are looked into at a time: most of what that takes is the way to the NAS and back.
@@ -231,26 +228,8 @@ fn remove_left(instance: &Folder, lock: &InstanceLock, left: &[OsString]) -> u64
 fn children(instance: &Folder, point: &PointPath, listed: &[OsString]) -> Result<Vec<String>> {
     let own = [point.name().to_owned(), partial_name(point)];
     let others: Vec<_> = listed.iter().filter(|folder| own.iter().all(|name| *folder != name.as_str())).collect();
-    let (next, found) = (AtomicUsize::new(0), Mutex::new(BTreeMap::new()));
-    let look = || {
-        while let at = next.fetch_add(1, Relaxed)
-            && let Some(folder) = others.get(at)
-        {
-            let children = children_in(instance, folder, point);
-            found.lock().unwrap_or_else(PoisonError::into_inner).insert(at, children);
-        }
-    };
-    thread::scope(|scope| {
-        for _ in 1..LOOKED_INTO.min(others.len()) {
-            if let Err(error) = thread::Builder::new().name(CHILDREN.to_owned()).spawn_scoped(scope, look) {
-                log::info!("fewer threads look for children: {error}");
-                break;
-            }
-        }
-        look();
-    });
-    let found = found.into_inner().unwrap_or_else(PoisonError::into_inner);
-    found.into_values().collect::<Result<Vec<_>>>().map(|children| children.concat())
+    let found = side_by_side(CHILDREN, LOOKED_INTO, others, |folder| children_in(instance, folder, point));
+    found.into_iter().collect::<Result<Vec<_>>>().map(|children| children.concat())
 }
 
 /// Those of them in a folder of the instance.

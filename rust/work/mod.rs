@@ -6,6 +6,7 @@ pub mod deadline;
 pub mod job;
 pub mod owner;
 pub mod phase;
+pub(crate) mod side_by_side;
 mod speed;
 pub mod steps;
 pub mod stuck;

@@ -95,7 +95,7 @@ impl Drop for WorkFor {
 }
 
 /// Wraps `work` for another thread, so that it counts for the repository and guest of this one.
-pub fn keep_owner<T: 'static>(work: impl FnOnce() -> T + Send + 'static) -> impl FnOnce() -> T + Send + 'static {
+pub fn keep_owner<T>(work: impl FnOnce() -> T + Send) -> impl FnOnce() -> T + Send {
     let owner = WorkOwner::current();
     #[cfg(any(test, feature = "test-hooks"))]
     let work = limits::inherited(second_table::of_the_same_pool(work));

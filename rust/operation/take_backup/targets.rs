@@ -1,10 +1,10 @@
 //! The files of a point on the NAS, from their making until the point is published or nothing of it is left. The steps run as those of
 //! `repository` do.
 
-use std::collections::{BTreeMap, VecDeque};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use super::call::Call;
@@ -29,6 +29,8 @@ use crate::qcow2::{self, Source};
 use crate::work::background::start;
 use crate::work::call_end::within_call;
 use crate::work::deadline::{bounded, no_answer};
+use crate::work::side_by_side::side_by_side;
+use crate::work::steps;
 
 /// What a copied point waits for last.
 pub(super) const PUBLISH: &str = "publish the restore point";
@@ -139,7 +141,7 @@ pub(super) fn make_targets(call: &Call<'_>, opened: OpenedRepository, specs: Vec
             let (folder, point) = (folder.clone(), point.clone());
             Box::new(move || TargetFile::make(spec, &folder, &point))
         };
-        targets.files = side_by_side("make a target", specs.into_iter().map(make).collect())?;
+        targets.files = all_of("make a target", specs.into_iter().map(make).collect())?;
         Ok(targets)
     })
 }
@@ -401,7 +403,7 @@ fn write_files(
         works.push(Box::new(move || write_text(&folder, name, &text).map(|()| None)));
     }
     drop(folder);
-    let lengths = side_by_side("write the restore point", works)?;
+    let lengths = all_of("write the restore point", works)?;
     Ok(lengths.into_iter().flatten().collect())
 }
 
@@ -420,34 +422,18 @@ type Work<T> = Box<dyn FnOnce() -> Result<T> + Send>;
 
 /// Does all the works, `AT_ONCE` at a time, and fails with the first error. By then all have ended, because what they have made is
 /// removed then. On a NAS that hangs none does: the caller is given up, and keeps the folder locked and the repository open till then.
-fn side_by_side<T: Send + 'static>(step: &'static str, works: Vec<Work<T>>) -> Result<Vec<T>> {
-    let works = Arc::new(Mutex::new(works.into_iter().enumerate().collect::<VecDeque<_>>()));
-    let next = |works: &Mutex<VecDeque<_>>| works.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
-    let hand = |_| {
-        let works = works.clone();
-        let work = move || {
-            let mut done = Vec::new();
-            while let Some((i, work)) = next(&works) {
-                let work: Work<T> = work;
-                done.push((i, work()?));
-            }
-            Ok(done)
-        };
-        start(step, work, || ())
-    };
-    let count = works.lock().unwrap_or_else(PoisonError::into_inner).len();
-    let begun: Vec<_> = (0..AT_ONCE.min(count)).map(hand).collect();
-    let ended = begun.into_iter().map(|hand| {
-        let hand = hand?;
-        loop {
-            if let Some(ended) = hand.wait(limits::STORAGE_STEP) {
-                return ended;
-            }
+fn all_of<T: Send>(step: &'static str, works: Vec<Work<T>>) -> Result<Vec<T>> {
+    let failed = AtomicBool::new(false);
+    let unless_failed = |work: Work<T>| {
+        if failed.load(Relaxed) {
+            return None;
         }
-    });
-    let ended = ended.collect::<Vec<_>>().into_iter().collect::<Result<Vec<_>>>()?;
-    let done: BTreeMap<_, _> = ended.into_iter().flatten().collect();
-    Ok(done.into_values().collect())
+        steps::at(step);
+        let done = work().inspect_err(|_| failed.store(true, Relaxed));
+        steps::done(step);
+        Some(done)
+    };
+    side_by_side(step, AT_ONCE, works, unless_failed).into_iter().flatten().collect()
 }
 
 #[cfg(test)]

@@ -1,9 +1,6 @@
 //! The bitmaps that are stored in a stopped guest's disks.
 
 use std::collections::BTreeSet;
-use std::io;
-use std::panic::resume_unwind;
-use std::thread::{self, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
 use super::super::plan::{DiskPlan, Plan};
@@ -18,7 +15,9 @@ use crate::qcow2;
 use crate::qemu::image_file::open_named;
 use crate::qemu::img;
 use crate::work::call_end::within_call;
+use crate::work::side_by_side::side_by_side;
 
+const SEED: &str = "seed the disks";
 /// How long the bitmaps of disks may take to be changed: longer than `qemu-img` may for one, where it removes one and adds one.
 const CHANGE: Duration = limits::QEMU_IMG.saturating_mul(2);
 /// Disks that are changed at a time: `qemu-img` mostly waits, for its own program and for the disk.
@@ -44,7 +43,7 @@ impl Attempt<Stopped> {
                 }
                 img::bitmap_until(until, "--add", path, &name)
             };
-            let added = match answered("seed the disks", CHANGE, move || told(side_by_side(&disks, add))) {
+            let added = match answered(SEED, CHANGE, move || told(side_by_side(SEED, AT_ONCE, &disks, add))) {
                 Ok(added) => added,
                 Err(error) if error.leftovers => {
                     *hangs = true;
@@ -73,24 +72,6 @@ fn told(changed: Vec<Result<()>>) -> Result<Vec<Result<()>>> {
         told => Ok(told),
     };
     changed.into_iter().map(told).collect()
-}
-
-/// Changes the disks, `AT_ONCE` at a time; what became of each.
-fn side_by_side<T: Sync>(disks: &[T], change: impl Fn(&T) -> Result<()> + Sync) -> Vec<Result<()>> {
-    let change = &change;
-    let some = |some: &[T]| {
-        thread::scope(|scope| {
-            let begin = |disk| thread::Builder::new().spawn_scoped(scope, move || change(disk));
-            let begun: Vec<_> = some.iter().map(|disk| (disk, begin(disk))).collect();
-            let end = |(disk, thread): (&T, io::Result<ScopedJoinHandle<'_, Result<()>>>)| match thread {
-                Ok(thread) => thread.join().unwrap_or_else(|panic| resume_unwind(panic)),
-                // no thread more can be started
-                Err(_) => change(disk),
-            };
-            begun.into_iter().map(end).collect::<Vec<_>>()
-        })
-    };
-    disks.chunks(AT_ONCE).flat_map(some).collect()
 }
 
 /// Removes a bitmap from the disk at `path`, if it is stored there.
@@ -126,7 +107,7 @@ pub(super) fn unseed(
 
 /// Removes a bitmap from each of the disks, whatever happens on the others; the first failure, or one that left something behind.
 fn remove_bitmap(paths: &[String], bitmap: &str) -> Result<()> {
-    all_done(side_by_side(paths, |path| img::bitmap("--remove", path, bitmap)))
+    all_done(side_by_side("remove a bitmap", AT_ONCE, paths, |path| img::bitmap("--remove", path, bitmap)))
 }
 
 fn all_done(changed: Vec<Result<()>>) -> Result<()> {
@@ -217,10 +198,10 @@ mod tests {
                 _ => Ok(()),
             }
         };
-        let all = |disks: &[usize]| told(side_by_side(disks, change));
+        let all = |disks: &[usize]| told(side_by_side(SEED, AT_ONCE, disks, change));
         let told: Vec<_> = all(&[0, 1, 2, 3, 4, 5]).unwrap().iter().map(Result::is_ok).collect();
         assert_eq!(told, [true, false, true, true, true, true]);
-        assert!(all_done(side_by_side(&[1, 6], change)).is_err_and(|error| error.leftovers));
+        assert!(all_done(side_by_side(SEED, AT_ONCE, &[1, 6], change)).is_err_and(|error| error.leftovers));
         changed.lock().unwrap().clear();
         let hangs = all(&[1, 6, 2, 3, 4]).err();
         // the others were changed all the same: this host's record keeps the bitmap's name
