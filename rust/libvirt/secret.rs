@@ -8,8 +8,8 @@ use virt_sys as sys;
 
 use super::at;
 use super::connection::connect;
+use super::disk_xml::SecretName;
 use super::domain::c_string;
-use super::domain_xml::SecretName;
 use crate::error::Result;
 
 /// A secret, given back when dropped.
