@@ -255,32 +255,16 @@ pub(super) fn point(root: &Folder, path: &PointPath) -> Result<Option<(ListedPoi
         problems.extend(manifest.doubts(&text, path, config::current().keys.as_deref()));
         manifest
     });
-    let mut disks: Vec<_> = match &manifest {
-        Some(manifest) => manifest.disks.iter().map(|disk| (disk.file.clone(), Some(disk.clone()))).collect(),
+    let mut images: Vec<_> = match &manifest {
+        Some(manifest) => manifest.disks.iter().map(|disk| (disk.file.clone(), Some(disk))).collect(),
         None => image_names(&folder)?.into_iter().map(|file| (file, None)).collect(),
     };
-    if disks.is_empty() && problems.is_empty() {
+    if images.is_empty() && problems.is_empty() {
         return Ok(None);
     }
-    disks.sort_by_key(|(_, recorded)| recorded.is_none());
-    let mut listed = Vec::new();
-    for (file, recorded) in disks {
-        if recorded.as_ref().is_some_and(point::ManifestDisk::is_unfinished) {
-            problems.push(format!("a rebase of '{file}' was cut off, or goes on"));
-        }
-        let (size, backing) = image(root, path, &file).unwrap_or_else(|error| {
-            problems.push(format!("'{file}': {}", error.reason()));
-            (0, None)
-        });
-        let volume = recorded.as_ref().map(|disk| disk.volume.clone()).or_else(|| volume_of_image(&file));
-        listed.push(ListedDisk {
-            volume: plain(&volume.unwrap_or_else(|| file.clone())).into_owned(),
-            virtual_size: recorded.map(|disk| disk.virtual_size),
-            file,
-            size,
-            backing: backing.map(|backing| backing.as_str().to_owned()),
-        });
-    }
+    images.sort_by_key(|(_, recorded)| recorded.is_none());
+    let disks: Vec<_> =
+        images.into_iter().map(|(file, recorded)| disk(root, path, file, recorded, &mut problems)).collect();
     for name in manifest.iter().flat_map(Manifest::state_files) {
         if let Err(error) = path.file(name).and_then(|path| root.open_file(&path)) {
             problems.push(format!("'{name}': {}", error.reason()));
@@ -288,9 +272,8 @@ pub(super) fn point(root: &Folder, path: &PointPath) -> Result<Option<(ListedPoi
     }
     let size = folder.taken().unwrap_or_else(|error| {
         problems.push(error.reason());
-        listed.iter().map(|disk| disk.size).sum()
+        disks.iter().map(|disk| disk.size).sum()
     });
-    let parents = parents(path, &listed);
     let (booted, verified) =
         verified::read(root, path, manifest.as_ref()).into_iter().partition(|past| past.scope == Scope::Boot);
     let point = ListedPoint {
@@ -298,17 +281,42 @@ pub(super) fn point(root: &Folder, path: &PointPath) -> Result<Option<(ListedPoi
         point_id: manifest.as_ref().map(|manifest| manifest.point_id.clone()),
         name: manifest.as_ref().and_then(|manifest| manifest.name.clone().or_else(|| manifest.bitmap.clone())),
         when: manifest.as_ref().map(|manifest| manifest.when),
-        kind: if listed.iter().any(|disk| disk.backing.is_some()) { Kind::Incremental } else { Kind::Full },
+        kind: if disks.iter().any(|disk| disk.backing.is_some()) { Kind::Incremental } else { Kind::Full },
         verified,
         booted,
         engine: manifest.as_ref().map(|manifest| manifest.engine),
         size,
         chain_size: 0,
-        parents,
-        disks: listed,
+        parents: parents(path, &disks),
+        disks,
         problems: problems.iter().map(|problem| plain(problem).into_owned()).collect(),
     };
     Ok(Some((point, manifest)))
+}
+
+/// The disk whose image is `file`, as `recorded` in the manifest. What is wrong with it is added to `problems`.
+fn disk(
+    root: &Folder,
+    path: &PointPath,
+    file: String,
+    recorded: Option<&point::ManifestDisk>,
+    problems: &mut Vec<String>,
+) -> ListedDisk {
+    if recorded.is_some_and(point::ManifestDisk::is_unfinished) {
+        problems.push(format!("a rebase of '{file}' was cut off, or goes on"));
+    }
+    let (size, backing) = image(root, path, &file).unwrap_or_else(|error| {
+        problems.push(format!("'{file}': {}", error.reason()));
+        (0, None)
+    });
+    let volume = recorded.map(|disk| disk.volume.clone()).or_else(|| volume_of_image(&file));
+    ListedDisk {
+        volume: plain(&volume.unwrap_or_else(|| file.clone())).into_owned(),
+        virtual_size: recorded.map(|disk| disk.virtual_size),
+        file,
+        size,
+        backing: backing.map(|backing| backing.as_str().to_owned()),
+    }
 }
 
 /// What the file at `path` takes on the NAS.
