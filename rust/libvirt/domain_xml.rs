@@ -209,7 +209,7 @@ impl DomainXml {
         }
     }
 
-    /// The same, where the images of this domain were found before, unless a disk has another one now.
+    /// Takes over where the images of the disks were found `before`, unless a disk has another one now.
     pub fn locate_as(&mut self, before: &DomainXml) {
         for disk in self.disks.iter_mut().filter(|disk| disk.path.is_none()) {
             let same = before.disks.iter().find(|known| known.target == disk.target && known.source == disk.source);

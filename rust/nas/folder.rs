@@ -145,7 +145,7 @@ impl Folder {
         set.inspect_err(|_| self.remove_made(name, AtFlags::empty())).map(|()| made)
     }
 
-    /// The same where nobody else makes the file, or it does not matter who does. On NFS, which `kind` tells, the server is not
+    /// Like `create_file`, where nobody else makes the file, or it does not matter who does. On NFS, which `kind` tells, the server is not
     /// asked for a file that must not exist: it would note in the file's times who has asked, and another request would have to
     /// set them. A file that is there all the same is refused unless it is like a new one: it holds nothing, and has no other name.
     pub(super) fn create_file_once(&self, name: &str, mode: u32, kind: FsKind) -> Result<Apart> {
@@ -308,7 +308,7 @@ impl Folder {
         Err(Error::new(Code::Io, step, format!("'{}' was exchanged by somebody", path.display())))
     }
 
-    /// The same of a name that this host has just made or given to the file. What an NFS client knows of that suffices: it is not made to ask
+    /// Like `check_is`, of a name that this host has just made or given to the file. What an NFS client knows of that suffices: it is not made to ask
     /// for the times of the file.
     pub(super) fn check_is_ours(&self, step: &'static str, name: &str, file: &impl Descriptor) -> Result<()> {
         let there = self.find(name.as_ref(), StatxFlags::empty())?.map(|found| found.id());

@@ -232,7 +232,7 @@ fn children(instance: &Folder, point: &PointPath, listed: &[OsString]) -> Result
     found.into_iter().collect::<Result<Vec<_>>>().map(|children| children.concat())
 }
 
-/// Those of them in a folder of the instance.
+/// The images in a `folder` of the instance that name a file of the point as their backing file.
 fn children_in(instance: &Folder, folder: &OsStr, point: &PointPath) -> Result<Vec<String>> {
     let mut children = Vec::new();
     if instance.kind(folder)? != Some(FileType::Directory) {

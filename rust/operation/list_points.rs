@@ -69,7 +69,7 @@ pub struct ListedMachine {
     pub foreign: Vec<String>,
     /// Why it could not be looked at, if that is so.
     pub problem: Option<String>,
-    /// The same; its words are those of the problem.
+    /// The error that `problem` puts into words.
     #[serde(skip)]
     pub failure: Option<Error>,
 }
@@ -96,7 +96,7 @@ pub struct ListedPoint {
     pub parents: Vec<String>,
     /// What all files in its folder take on the NAS.
     pub size: u64,
-    /// The same, and what all images take that its images stand on.
+    /// `size`, and what all images take that its images stand on.
     pub chain_size: u64,
     /// What the last verifications have found, of each scope that still tells something.
     pub verified: Vec<PastVerdict>,

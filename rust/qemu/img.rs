@@ -33,7 +33,7 @@ pub(crate) fn bitmap(what: &str, path: &str, bitmap: &str) -> Result<()> {
     bitmap_until(Instant::now() + limits::QEMU_IMG, what, path, bitmap)
 }
 
-/// The same, and nothing after `until`, however long the disk's storage has held it up.
+/// Does what `bitmap` does, and nothing after `until`, however long the disk's storage has held it up.
 pub(crate) fn bitmap_until(until: Instant, what: &str, path: &str, bitmap: &str) -> Result<()> {
     change(until, what, path, bitmap).map_err(|error| error.on_disk(path))
 }

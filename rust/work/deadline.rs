@@ -40,7 +40,7 @@ pub fn bounded_and_freed<T: Send + 'static>(
     wait_and_free(&NAS, step, limit, work, free)
 }
 
-/// The same for questions to libvirt.
+/// Like `bounded_and_freed`, for questions to libvirt.
 pub fn ask_and_free<T: Send + 'static>(
     step: &'static str,
     limit: Duration,

@@ -87,7 +87,7 @@ impl Job {
         steps::at(phase.as_str());
     }
 
-    /// It goes on, whether or not there are bytes to tell of.
+    /// Notes that the job goes on, whether or not there are bytes to tell of.
     pub(crate) fn heard(&self) {
         self.heard_millis.store(self.elapsed_millis(), Relaxed);
     }

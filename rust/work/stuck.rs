@@ -13,9 +13,13 @@ const MOST_OF_ONE: usize = 16;
 /// If so many threads are left behind in all, only owners without one of their own may start more.
 const MOST: usize = 64;
 
+/// Answers of the NAS.
 pub(super) static NAS: WaitKind = WaitKind::new(Code::NasUnresponsive, |owner| &owner.repository);
+/// Answers of libvirt.
 pub(super) static QUESTIONS: WaitKind = WaitKind::new(Code::Libvirt, |owner| &owner.guest);
+/// The guest's QEMU, or its own storage, and maybe the NAS, too.
 pub(super) static STORAGE: WaitKind = WaitKind::new(Code::NasUnresponsive, |owner| &owner.guest);
+/// The host's own disks.
 pub(super) static DISKS: WaitKind = WaitKind::new(Code::Io, |owner| &owner.guest);
 
 /// What a thread may wait for.

@@ -43,12 +43,12 @@ pub fn has_begun(operation: &'static str, machine: Option<&str>) {
     note(|watched| (watched.operation, watched.machine) = (operation, machine.map(str::to_owned)));
 }
 
-/// It did not what it was to do in the first place, but `to`.
+/// The operation did `to` in place of what was asked.
 pub fn has_fallen_back(to: &'static str) {
     note(|watched| _ = watched.fallbacks.insert(to));
 }
 
-/// It has answered, and its answer is bad news.
+/// The operation has ended well, but what it found is bad news.
 pub fn has_found(what: &'static str) {
     note(|watched| watched.found = Some(what));
 }

@@ -109,7 +109,7 @@ struct Watch {
     /// The phase.
     step: &'static str,
     limit: Duration,
-    /// The same once it is to end.
+    /// How long the work may say nothing once it is to end.
     limit_of_end: Duration,
     /// Why the work is to end.
     stopped: Option<Error>,
@@ -182,7 +182,7 @@ impl Watch {
         }
     }
 
-    /// That the work was told to end is the result, and not what it makes of that; unless it has failed by itself.
+    /// Work that was told to end, and did so, ends with the reason for that. A success, or a failure of its own, is its result all the same.
     fn end<T>(mut self, result: Option<Result<T>>) -> Result<T> {
         match (result, self.stopped.take()) {
             (Some(Err(error)), Some(stopped)) if error.code == Code::Cancelled => Err(stopped),
