@@ -20,6 +20,7 @@ use crate::engine::scratch::Scratch;
 use crate::engine::{Changes, leftover, pull, push};
 use crate::error::{Code, Error, Result};
 use crate::libvirt::{self, BackupDisk, BackupMode};
+use crate::point::StateFile;
 use crate::point::fingerprints::Fingerprints;
 use crate::qemu::layers;
 use crate::work::job::Reporter;
@@ -30,6 +31,17 @@ pub(super) enum EngineInput {
     /// The targets that QEMU writes, and closes.
     Push(Vec<push::PushTarget>),
     Pull(Arc<Scratch>, Vec<pull::PullDisk>),
+}
+
+/// What came of the begin of a job.
+struct JobBegin {
+    /// The instant that it copies.
+    when: jiff::Timestamp,
+    begun: Instant,
+    /// The job, or why the hypervisor refused it; the outer error says that libvirt did not answer in time.
+    backup: Result<Result<BackupJob>>,
+    /// What the machine remembers beside its disks.
+    state: Vec<StateFile>,
 }
 
 impl Attempt<Running> {
@@ -45,19 +57,7 @@ impl Attempt<Running> {
         job.begin(Phase::Begin)?;
         let mut details = Vec::new();
         let told = self.take_snapshots(call, &mut input, &mut details, job)?;
-        let prepared = PreparedJob::new(&self.guest.found.domain, self.guest.found.job_disks(), self.job_folder())?;
-        let frozen = self.freeze(call, &mut details)?;
-        let when = jiff::Timestamp::now();
-        let begun = Instant::now();
-        let backup = prepared.begin(self.guest.engine.kind, xml, checkpoint);
-        let found = &self.guest.found;
-        // as near to the disks' instant as can be, and while the guest is frozen
-        let state = machine_state::read_in_time(&found.xml, found.domain.uuid(), true);
-        details.extend(state.details);
-        if let Some(Err(error)) = frozen.map(|frozen| frozen.thaw().and_then(|()| self.host.set_frozen(false))) {
-            log::error!("{}: {error}", self.guest.found.domain.name());
-            details.push(error.to_string());
-        }
+        let JobBegin { when, begun, backup, state } = self.begin_frozen(call, (xml, checkpoint), &mut details)?;
         let _winds_up = call.winds_up();
         let backup = backup.map_err(|error| match &input {
             EngineInput::Push(targets) => push::explain_begin(error, targets),
@@ -99,14 +99,29 @@ impl Attempt<Running> {
         }
         job.begin(Phase::Publish)?;
         self.check_parent(call)?;
-        Ok(Copied {
-            when,
-            millis,
-            details,
-            state: state.files,
-            fingerprints,
-            limit: call.time_to_publish(targets::PUBLISH)?,
-        })
+        Ok(Copied { when, millis, details, state, fingerprints, limit: call.time_to_publish(targets::PUBLISH)? })
+    }
+
+    /// Has the hypervisor begin the job, and looks at the machine's state, while the guest is frozen if that is asked for.
+    fn begin_frozen(
+        &mut self,
+        call: &Call<'_>,
+        (xml, checkpoint): (String, Option<String>),
+        details: &mut Vec<String>,
+    ) -> Result<JobBegin> {
+        let prepared = PreparedJob::new(&self.guest.found.domain, self.guest.found.job_disks(), self.job_folder())?;
+        let frozen = self.freeze(call, details)?;
+        let (when, begun) = (jiff::Timestamp::now(), Instant::now());
+        let backup = prepared.begin(self.guest.engine.kind, xml, checkpoint);
+        let found = &self.guest.found;
+        // as near to the disks' instant as can be, and while the guest is frozen
+        let state = machine_state::read_in_time(&found.xml, found.domain.uuid(), true);
+        details.extend(state.details);
+        if let Some(Err(error)) = frozen.map(|frozen| frozen.thaw().and_then(|()| self.host.set_frozen(false))) {
+            log::error!("{}: {error}", self.guest.found.domain.name());
+            details.push(error.to_string());
+        }
+        Ok(JobBegin { when, begun, backup, state: state.files })
     }
 
     /// What it means that the hypervisor did not begin the job.
