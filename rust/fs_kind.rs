@@ -20,6 +20,14 @@ const NFS: i64 = 0x6969;
 /// The types that the kernel's CIFS client reports, for SMB 1 and for later versions.
 const CIFS: [i64; 2] = [0xFF53_4D42, 0xFE53_4D42];
 
+/// True if what `file` lies on may copy from file to file by itself, as servers do. On these the kernel reads and writes, through
+/// the page cache.
+pub(crate) fn copies_by_itself(file: impl AsFd) -> bool {
+    let place = mountinfo::place(file.as_fd());
+    let kind = place.as_ref().ok().and_then(|place| place.file_system.split(' ').next());
+    !matches!(kind, Some("ext2" | "ext3" | "ext4" | "xfs"))
+}
+
 impl FsKind {
     /// The kind of file system that `file` lies on.
     pub(crate) fn of(file: impl AsFd) -> FsKind {

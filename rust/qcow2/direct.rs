@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::io;
 use std::ops::{Deref, DerefMut};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use log::Level;
@@ -19,18 +20,18 @@ use crate::lacking;
 const BLOCK: usize = 4096;
 
 /// A file whose whole blocks are read and written past the page cache, where its file system allows that; all else goes through it.
+/// For that it is opened once more, when the first of them come.
 #[derive(Debug)]
 pub struct Direct<F = File> {
     file: F,
-    direct: Option<F>,
+    direct: OnceLock<Option<F>>,
     refused: AtomicBool,
 }
 
 impl<F: Descriptor> Direct<F> {
     /// The file, for what it is open for.
     pub fn new(file: F) -> Direct<F> {
-        let direct = open(&file).inspect_err(|error| tell(&file, *error)).ok();
-        Direct { file, direct, refused: AtomicBool::new(false) }
+        Direct { file, direct: OnceLock::new(), refused: AtomicBool::new(false) }
     }
 
     /// Its descriptor that goes through the page cache.
@@ -58,10 +59,11 @@ impl<F: Descriptor> Direct<F> {
         act: impl FnOnce(&File) -> io::Result<T> + Send,
     ) -> io::Result<Option<T>> {
         let is_aligned = memory.align_offset(BLOCK) == 0 && offset.is_multiple_of(BLOCK as u64);
-        let Some(direct) = self.direct.as_ref().filter(|_| length > 0 && is_aligned && !self.refused.load(Relaxed))
-        else {
+        if length == 0 || !is_aligned || self.refused.load(Relaxed) {
             return Ok(None);
-        };
+        }
+        let open = || open(&self.file).inspect_err(|error| tell(&self.file, *error)).ok();
+        let Some(direct) = self.direct.get_or_init(open) else { return Ok(None) };
         match direct.with(act) {
             // the device has larger blocks, or a file system below allows no direct I/O
             Err(error) if errno(&error) == Some(Errno::INVAL) => {
@@ -85,6 +87,40 @@ impl<F: Descriptor> Source for Direct<F> {
 
     fn length(&self) -> io::Result<u64> {
         self.file.with(Source::length)
+    }
+
+    fn begin_reading(&self, from: u64, length: u64) {
+        self.file.with(|file| file.begin_reading(from, length));
+    }
+}
+
+impl<F: Descriptor + Storage> Storage for Direct<F> {
+    fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
+        self.file.write_at(data, offset)
+    }
+
+    fn write_past_cache(&self, data: &[u8], offset: u64) -> io::Result<()> {
+        self.write(data, offset).map(drop)
+    }
+
+    fn set_length(&self, length: u64) -> io::Result<()> {
+        self.file.set_length(length)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.file.sync()
+    }
+
+    fn begin_writing(&self, from: u64, length: u64) -> io::Result<()> {
+        self.file.begin_writing(from, length)
+    }
+
+    fn clone_from(&self, to: u64, source: &File, from: u64, length: u64) -> io::Result<()> {
+        self.file.clone_from(to, source, from, length)
+    }
+
+    fn copy_from(&self, to: u64, source: &File, from: u64, length: u64) -> io::Result<u64> {
+        self.file.copy_from(to, source, from, length)
     }
 }
 
@@ -169,7 +205,6 @@ mod tests {
     #[test]
     fn only_whole_blocks_go_past_the_page_cache() {
         let direct = Direct::new(file());
-        assert!(direct.direct.is_some(), "the disk of the build does no direct I/O");
         let data = buffer(2 * BLOCK);
         for (data, offset, through) in [
             (&data[..], 0, 0),
@@ -180,6 +215,7 @@ mod tests {
         ] {
             assert_eq!(direct.write(data, offset).unwrap(), through as u64, "{} bytes at {offset}", data.len());
         }
+        assert!(direct.direct.get().is_some_and(Option::is_some), "the disk of the build does no direct I/O");
     }
 
     #[test]
@@ -188,7 +224,7 @@ mod tests {
         let refusing = File::options().write(true).open("/proc/self/oom_score_adj").unwrap();
         let (file, data) = (file(), buffer(BLOCK));
         let direct =
-            Direct { file: file.try_clone().unwrap(), direct: Some(refusing), refused: AtomicBool::new(false) };
+            Direct { file: file.try_clone().unwrap(), direct: Some(refusing).into(), refused: AtomicBool::new(false) };
         assert_eq!(direct.write(&data, 0).unwrap(), BLOCK as u64);
         assert!(direct.refused.load(Relaxed));
         let mut read = vec![0; BLOCK];

@@ -29,6 +29,11 @@ pub trait Storage: Source {
     /// Writes all of `data`, beyond the end too.
     fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()>;
 
+    /// The same with data that nobody reads soon: past the page cache, where that is possible.
+    fn write_past_cache(&self, data: &[u8], offset: u64) -> io::Result<()> {
+        self.write_at(data, offset)
+    }
+
     /// Sets the length; new bytes read as zeroes.
     fn set_length(&self, length: u64) -> io::Result<()>;
 

@@ -4,14 +4,18 @@
 use std::fs::File;
 use std::io;
 use std::ops::Range;
+use std::sync::mpsc;
+use std::thread;
 
 use log::Level;
 use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 
+use super::direct::{Buffer, Direct};
 use super::holes;
 use super::storage::{Storage, read_padded};
 use crate::error::{called, errno};
+use crate::fs_kind;
 use crate::lacking;
 
 /// Sharing works on blocks of the file system; all those that can share have blocks of 4 KiB, or refuse.
@@ -20,7 +24,12 @@ const BLOCK: u64 = 4096;
 const MOST_CLONED: u64 = 1 << 30;
 /// Bytes that one call copies at most.
 const MOST_COPIED: u64 = 16 << 20;
-const BUFFER: usize = 1 << 20;
+/// The same where it reads and writes.
+const MOST_READ: u64 = 64 << 20;
+/// Bytes that are read at once.
+const BUFFER: u64 = 2 << 20;
+/// Buffers that are read or written, or wait for that.
+const BUFFERS: usize = 3;
 /// Bytes that are copied before the kernel is told to write them. By itself it waits for many more, while the disk idles.
 const WRITE_EACH: u64 = 16 << 20;
 
@@ -39,6 +48,8 @@ pub struct Route {
     /// The source's file system tells where holes are, as far as it was asked.
     tells_holes: bool,
     length: u64,
+    /// The source, to be read past the page cache, once it was read.
+    past_cache: Option<Direct>,
 }
 
 /// Notes what was written to a target, and tells when the kernel should begin to write it to the disk.
@@ -102,7 +113,7 @@ pub enum Step {
 impl Route {
     /// The way from a file of that length.
     pub fn new(length: u64) -> Route {
-        Route { method: CopyMethod::Clone, tells_holes: true, length }
+        Route { method: CopyMethod::Clone, tells_holes: true, length, past_cache: None }
     }
 
     /// True if only reading and writing is left.
@@ -124,10 +135,12 @@ impl Route {
             Step::Moved(moved) => return Ok(moved),
             Step::Left(left) => left,
         };
-        let mut buffer = vec![0; BUFFER.min(usize::try_from(left).unwrap_or(BUFFER))];
-        read_padded(source, &mut buffer, from).map_err(|error| (true, error))?;
-        target.write_at(&buffer, to).map_err(|error| (false, error))?;
-        Ok(Moved { cloned: 0, copied: buffer.len() as u64 })
+        let source = match &self.past_cache {
+            Some(source) => source,
+            None => self.past_cache.insert(Direct::new(source.try_clone().map_err(|error| (true, error))?)),
+        };
+        copy(target, to, (source, from), left)?;
+        Ok(Moved { cloned: 0, copied: left })
     }
 
     /// The same, as far as the kernel does it by itself, on a file system, or a server, that has both.
@@ -146,10 +159,14 @@ impl Route {
             let cloned = whole.min(MOST_CLONED);
             match target.clone_from(to, source, from, cloned) {
                 Ok(()) => return Ok(Step::Moved(Moved { cloned, copied: 0 })),
-                Err(error) => self.refused(CopyMethod::CopyRange, source, error).map_err(of_target)?,
+                Err(error) => {
+                    let copies = fs_kind::copies_by_itself(source);
+                    let next = if copies { CopyMethod::CopyRange } else { CopyMethod::ReadWrite };
+                    self.refused("FICLONERANGE", next, source, error).map_err(of_target)?;
+                }
             }
         }
-        let length = length.min(MOST_COPIED);
+        let length = length.min(if self.is_read_write() { MOST_READ } else { MOST_COPIED });
         let hole = self.hole(source, from, length);
         if hole > 0 && fresh {
             return Ok(Step::Moved(Moved { cloned: 0, copied: hole }));
@@ -160,7 +177,9 @@ impl Route {
                 Ok(copied) if copied > 0 => return Ok(Step::Moved(Moved { cloned: 0, copied })),
                 // a copy ends where the file ends, and some file systems copy nothing instead of refusing
                 Ok(_) => self.method = CopyMethod::ReadWrite,
-                Err(error) => self.refused(CopyMethod::ReadWrite, source, error).map_err(of_target)?,
+                Err(error) => {
+                    self.refused("copy_file_range", CopyMethod::ReadWrite, source, error).map_err(of_target)?;
+                }
             }
         }
         Ok(Step::Left(data))
@@ -168,8 +187,7 @@ impl Route {
 
     /// Changes to the next way for good. Whatever the reason was, reading and writing succeed or show the fault. But where there is no
     /// space for shared blocks there is none for their copy, either.
-    fn refused(&mut self, next: CopyMethod, source: &File, error: io::Error) -> io::Result<()> {
-        let what = if next == CopyMethod::CopyRange { "FICLONERANGE" } else { "copy_file_range" };
+    fn refused(&mut self, what: &'static str, next: CopyMethod, source: &File, error: io::Error) -> io::Result<()> {
         match errno(&error) {
             None => Err(error),
             Some(Errno::NOSPC | Errno::DQUOT | Errno::ROFS | Errno::INTR) => Err(called(what)(error)),
@@ -210,9 +228,146 @@ impl Route {
     }
 }
 
+/// Reads and writes, the next bytes while the last are written.
+fn copy<T: Storage>(target: &T, to: u64, (source, from): (&Direct, u64), length: u64) -> Result<(), Fault> {
+    let read = |mut buffer: Buffer, at: u64| {
+        buffer.resize(usize::try_from((length - at).min(BUFFER)).unwrap_or(0));
+        read_padded(source, &mut buffer, from + at).map(|()| buffer).map_err(|error| (true, error))
+    };
+    let write = |buffer: &Buffer, at: u64| target.write_past_cache(buffer, to + at).map_err(|error| (false, error));
+    if length <= BUFFER {
+        return write(&read(Buffer::default(), 0)?, 0);
+    }
+    thread::scope(|scope| {
+        let (give_back, free) = mpsc::channel();
+        let (fill, filled) = mpsc::channel();
+        for _ in 0..BUFFERS {
+            _ = give_back.send(Buffer::default());
+        }
+        let read_all = move || {
+            let mut at = 0;
+            // no buffer comes back, and none is taken, once the writer has failed
+            while let Some(buffer) = (at < length).then(|| free.recv().ok()).flatten() {
+                let buffer = read(buffer, at);
+                let failed = buffer.is_err();
+                if fill.send(buffer).is_err() || failed {
+                    break;
+                }
+                at += BUFFER;
+            }
+        };
+        let begun = thread::Builder::new().name("read ahead".to_owned()).spawn_scoped(scope, read_all);
+        begun.map_err(|error| (true, called("start a thread")(error)))?;
+        let mut at = 0;
+        while at < length {
+            let buffer = filled.recv().map_err(|_| (true, io::Error::other("the thread that reads has ended")))??;
+            write(&buffer, at)?;
+            at += BUFFER;
+            // fails when all is read
+            _ = give_back.send(buffer);
+        }
+        Ok(())
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::qcow2::storage::Source;
+
+    /// A target that takes so many bytes.
+    struct Small(Direct, u64);
+
+    impl Source for Small {
+        fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+            self.0.read_at(buffer, offset)
+        }
+
+        fn length(&self) -> io::Result<u64> {
+            self.0.length()
+        }
+    }
+
+    impl Storage for Small {
+        fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
+            let fits = offset + data.len() as u64 <= self.1;
+            if fits { self.0.write_past_cache(data, offset) } else { Err(Errno::NOSPC.into()) }
+        }
+
+        fn set_length(&self, length: u64) -> io::Result<()> {
+            self.0.set_length(length)
+        }
+
+        fn sync(&self) -> io::Result<()> {
+            self.0.sync()
+        }
+
+        fn clone_from(&self, _: u64, _: &File, _: u64, _: u64) -> io::Result<()> {
+            Err(Errno::OPNOTSUPP.into())
+        }
+
+        fn copy_from(&self, _: u64, _: &File, _: u64, _: u64) -> io::Result<u64> {
+            Err(Errno::OPNOTSUPP.into())
+        }
+    }
+
+    /// In a folder of the build, which lies on a disk.
+    fn file() -> File {
+        tempfile::tempfile_in(env!("CARGO_MANIFEST_DIR")).unwrap()
+    }
+
+    /// A source of that many bytes, none of its blocks like another, and what it holds.
+    fn source(length: u64) -> (File, Vec<u8>) {
+        let content: Vec<u8> =
+            (0..length / 8).flat_map(|word| word.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes()).collect();
+        let file = file();
+        file.write_at(&content, 0).unwrap();
+        (file, content)
+    }
+
+    #[test]
+    fn what_the_kernel_does_not_copy_is_read_and_written_byte_for_byte() {
+        let (source, content) = source(7 * BUFFER + 4096);
+        for (from, to, length) in [
+            (0, 0, 8),
+            (4096, 1 << 16, BUFFER),
+            (512, 100, BUFFER + 1),
+            (0, 1 << 16, 7 * BUFFER + 4096),
+            (3 * BUFFER, 0, 4 * BUFFER + 4000),
+            // behind the source's end are zeroes
+            (6 * BUFFER, 4096, 3 * BUFFER),
+        ] {
+            let target = Small(Direct::new(file()), u64::MAX);
+            let (mut route, mut done) = (Route::new(content.len() as u64), 0);
+            while done < length {
+                let moved = route.step(&target, to + done, (&source, from + done), length - done, false).unwrap();
+                assert!(moved.cloned == 0 && moved.copied > 0);
+                done += moved.copied;
+            }
+            let mut read = vec![1; usize::try_from(length).unwrap()];
+            read_padded(&target, &mut read, to).unwrap();
+            let mut expected = content[usize::try_from(from).unwrap()..].to_vec();
+            expected.resize(read.len(), 0);
+            assert!(read == expected, "{length} bytes from {from} to {to}");
+        }
+    }
+
+    #[test]
+    fn a_file_at_fault_ends_the_copy_and_is_told() {
+        let (source, _) = source(9 * BUFFER);
+        for taken in [0, BUFFER, 5 * BUFFER + 1] {
+            let target = Small(Direct::new(file()), taken);
+            let failed = copy(&target, 0, (&Direct::new(source.try_clone().unwrap()), 0), 9 * BUFFER).unwrap_err();
+            assert!(!failed.0 && errno(&failed.1) == Some(Errno::NOSPC), "{taken}: {failed:?}");
+        }
+        let target = Small(Direct::new(file()), u64::MAX);
+        let folder = File::open(env!("CARGO_MANIFEST_DIR")).unwrap();
+        for length in [BUFFER, 9 * BUFFER] {
+            let folder = Direct::new(folder.try_clone().unwrap());
+            let failed = copy(&target, 0, (&folder, 0), length).unwrap_err();
+            assert!(failed.0 && errno(&failed.1) == Some(Errno::ISDIR), "{length}: {failed:?}");
+        }
+    }
 
     #[test]
     fn the_kernel_begins_once_enough_is_written_wherever_it_lies() {

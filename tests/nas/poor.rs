@@ -102,7 +102,7 @@ fn all_operations(story: &mut Story, refusals: &[Refusal]) -> String {
 
 #[test]
 fn what_a_nas_need_not_have_is_done_without_and_told_once() {
-    let mut story = story_on(Nas::image(Fs::Xfs, 320));
+    let mut story = story_on(Nas::image(Fs::Btrfs, 320));
     for (pattern, (what, call, errnos, also)) in (0x41..).zip(NEEDLESS) {
         write(&story, pattern);
         let refusals = also.iter().map(|call| refusal(call, &[libc::EOPNOTSUPP])).chain([refusal(call, errnos)]);
@@ -113,7 +113,7 @@ fn what_a_nas_need_not_have_is_done_without_and_told_once() {
         // once of the NAS; of the host's own, from whose root an output's folder is reached, it may be told, too
         let told: Vec<_> = text.lines().filter(|line| line.contains(&format!(" lacks {what}, "))).collect();
         let of = |kind: &str| told.iter().filter(|line| line.contains(&format!("::lacking {kind} '"))).count();
-        let (of_nas, of_all) = (of("xfs"), told.len());
+        let (of_nas, of_all) = (of("btrfs"), told.len());
         assert!(of_nas == usize::from(!what.is_empty()) && of_all <= of_nas + 1, "{what}: {text}");
     }
     story.assert_all_restore();

@@ -89,7 +89,7 @@ fn given_up_in(name: &str, nth: usize) -> &'static str {
 
 #[test]
 fn a_rebase_that_was_given_up_keeps_others_out_and_is_finished_by_the_same_call() {
-    let calls = ["fdatasync", "fsync", "copy_file_range"];
+    let calls = ["fdatasync", "fsync", "FICLONERANGE"];
     let points = Points::make(3, SIZE);
     let (rebased, met) =
         refusing(points.dir.path(), &calls.map(|name| refusal(name, &[GO_ON])), || points.rebase(Some(1)));

@@ -10,7 +10,7 @@ use crate::nas::instance::Instance;
 use crate::nas::path::RepoPath;
 use crate::nas::removal;
 use crate::point::Link;
-use crate::qcow2::{ImageFailure, Rebase};
+use crate::qcow2::{Direct, ImageFailure, Rebase};
 
 /// What has to be done to one disk.
 #[derive(Debug)]
@@ -55,7 +55,7 @@ impl RebasedDisk {
     }
 
     /// Opens the target for writing, and checks it and its chain. Nothing is written.
-    pub(super) fn begin(&self, held: &Instance) -> Result<Rebase<Guarded<Apart>>> {
+    pub(super) fn begin(&self, held: &Instance) -> Result<Rebase<Guarded<Direct<Apart>>>> {
         let path = &self.chain[0].path;
         let (keep, name) = match self.target {
             Target::Onto(position) => (position - 1, Some(relative(path, &self.chain[position].path))),
@@ -64,7 +64,7 @@ impl RebasedDisk {
         let backing = self.chain[1..].iter().map(|link| link.file.try_clone());
         let backing =
             backing.collect::<std::io::Result<_>>().map_err(|e| Error::io("open the chain", path.as_str(), e))?;
-        let target = Guarded::new(self.for_writing()?, held);
+        let target = Guarded::new(Direct::new(self.for_writing()?), held);
         let begun = Rebase::begin(target, backing, keep, name.as_deref());
         begun.map_err(|failure| self.explain("check the image", failure))
     }

@@ -51,6 +51,10 @@ impl<S: Storage> Storage for Guarded<S> {
         self.image()?.write_at(data, offset)
     }
 
+    fn write_past_cache(&self, data: &[u8], offset: u64) -> io::Result<()> {
+        self.image()?.write_past_cache(data, offset)
+    }
+
     fn set_length(&self, length: u64) -> io::Result<()> {
         self.image()?.set_length(length)
     }

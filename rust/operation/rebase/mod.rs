@@ -26,7 +26,7 @@ use crate::nas::repository::Export;
 use crate::nas::session::Session;
 use crate::operation::verify_chain::chains;
 use crate::point::{Link, ManifestDisk};
-use crate::qcow2::{Absorb, ImageFailure, Progress, Source};
+use crate::qcow2::{Absorb, Direct, ImageFailure, Progress, Source};
 use crate::work::job::{self, Listener, Reporter};
 use crate::work::phase::Phase;
 use crate::work::worker::{self, Pulse};
@@ -239,7 +239,7 @@ fn abandon(
     held: &Instance,
     record: &PointRecord,
     disk: &RebasedDisk,
-    absorb: Absorb<Guarded<Apart>>,
+    absorb: Absorb<Guarded<Direct<Apart>>>,
     pulse: &Pulse,
 ) -> Result<()> {
     const STEP: &str = "take back what was written";
