@@ -1,9 +1,11 @@
 //! The copy of a stopped guest's disks: a reader reads the images on the guest's own storage, or an export, a writer writes to
 //! the NAS. Each has its own thread, so that the caller's thread never hangs with one of them.
 
+use std::collections::VecDeque;
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, Scope};
 use std::time::{Duration, Instant};
 
 use super::job::COPY;
@@ -15,13 +17,16 @@ use super::writer::{CopyTarget, Piece, REQUEST, Slot, Writer, WriterEnds, Writte
 use crate::error::{Code, Error, Result};
 use crate::limits;
 use crate::nas::session::Session;
-use crate::qcow2::{self, CLUSTER, Dirty, View};
+use crate::qcow2::{self, CLUSTER, Dirty, Images, Inflated, View, aligned};
 use crate::work::background;
 use crate::work::background::Background;
 use crate::work::job::Reporter;
 
 /// What an error says of a reader that was left behind.
 const HANGING: &str = "a read that the disk's own storage does not answer, and which holds the disk's lock";
+
+/// Requests to a disk's own storage that are under way at a time, fewer than there are slots. More are no quicker.
+const READS: usize = 8;
 
 /// One disk of a stopped guest.
 #[derive(Debug)]
@@ -182,20 +187,37 @@ impl ImageReader {
         Ok(total)
     }
 
+    /// Finds out what is to be read, and has it read by threads of its own, so that the storage always has something to do.
     fn copy(&mut self, (pieces, free): &WriterEnds, limiter: &Limiter, shared: &CopyState) -> Result<()> {
         let (name, most) = (self.name.clone(), REQUEST.min(limiter.most()));
-        self.runs(shared, |view, at, run| {
-            if run.zero {
-                return send(pieces, Piece::Zeroes { offset: at, length: run.length, slot: take_slot(free, shared)? });
-            }
-            for offset in (at..at + run.length).step_by(most) {
-                let mut slot = take_slot(free, shared)?;
-                let length = usize::try_from(at + run.length - offset).unwrap_or(most).min(most);
-                limiter.wait(length as u64, || shared.check_not_stopped())?;
-                view.read(offset, &mut slot[..length]).map_err(|error| read_error(&name, error))?;
-                send(pieces, Piece::Data { offset, length, slot })?;
-            }
-            Ok(())
+        let images = self.view.images().map_err(|error| read_error(&name, error))?;
+        let (requests, asked) = mpsc::channel();
+        let asked = Mutex::new(asked);
+        thread::scope(|scope| {
+            start_threads(scope, || serve(&images, &name, &asked))?;
+            // dropped at the end, so that the threads end
+            let requests = requests;
+            let mut waiting = VecDeque::new();
+            self.runs(shared, |view, at, run| {
+                let step = if run.zero { run.length } else { most as u64 };
+                for offset in (at..at + run.length).step_by(usize::try_from(step).unwrap_or(usize::MAX)) {
+                    hand_on(&mut waiting, READS - 1, pieces)?;
+                    let (length, slot) = (step.min(at + run.length - offset), take_slot(free, shared)?);
+                    let (done, read) = mpsc::channel();
+                    waiting.push_back(read);
+                    if run.zero {
+                        // can't fail: the receiver has just been put there
+                        let _ = done.send(Ok(Piece::Zeroes { offset, length, slot }));
+                        continue;
+                    }
+                    limiter.wait(length, || shared.check_not_stopped())?;
+                    let piece = view.piece(offset, length).map_err(|error| read_error(&name, error))?;
+                    // the threads end after this one
+                    let _ = requests.send(Request { piece, slot, done });
+                }
+                Ok(())
+            })?;
+            hand_on(&mut waiting, 0, pieces)
         })?;
         self.view.check_whole().map_err(|error| read_error(&name, error))?;
         send(pieces, Piece::End)
@@ -226,6 +248,53 @@ impl ImageReader {
         }
         Ok(())
     }
+}
+
+/// A piece that is to be read into a slot, and who waits for it.
+struct Request {
+    piece: qcow2::Piece,
+    slot: Slot,
+    done: Sender<Result<Piece>>,
+}
+
+/// Starts threads that `serve`. Those that can be started do all of the work.
+fn start_threads<'scope>(scope: &'scope Scope<'scope, '_>, serve: impl Fn() + Copy + Send + 'scope) -> Result<()> {
+    for number in 0..READS {
+        match thread::Builder::new().name("read a disk".to_owned()).spawn_scoped(scope, serve) {
+            Ok(_) => {}
+            Err(error) if number == 0 => {
+                return Err(Error::new(Code::Io, COPY, format!("unable to start a thread - {error}")));
+            }
+            Err(error) => {
+                log::warn!("unable to start more than {number} threads that read a disk, going on with these: {error}");
+                break;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Reads the pieces that are asked for, until nobody asks any more.
+fn serve(images: &Images, disk: &str, asked: &Mutex<Receiver<Request>>) {
+    let mut inflated = Inflated::default();
+    let next = || asked.lock().unwrap_or_else(PoisonError::into_inner).recv();
+    while let Ok(Request { piece, mut slot, done }) = next() {
+        let bytes = aligned(&slot, usize::try_from(piece.length).unwrap_or(REQUEST));
+        let read = images.read(&piece, 0..piece.length, &mut slot[bytes.clone()], &mut inflated);
+        let read = read.map_err(|failure| read_error(disk, failure.error));
+        // fails when the copy has failed
+        let _ = done.send(read.map(|()| Piece::Data { offset: piece.at, bytes, slot }));
+    }
+}
+
+/// Sends the first of the pieces that are read to the writer, until no more than `most` are left.
+fn hand_on(waiting: &mut VecDeque<Receiver<Result<Piece>>>, most: usize, pieces: &Sender<Piece>) -> Result<()> {
+    while waiting.len() > most {
+        let Some(first) = waiting.pop_front() else { break };
+        let read = first.recv().map_err(|_| Error::new(Code::Internal, COPY, "a thread that reads has ended"))?;
+        send(pieces, read?)?;
+    }
+    Ok(())
 }
 
 fn read_error(disk: &str, error: qcow2::Error) -> Error {

@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io;
-use std::ops::{Deref, DerefMut};
+use std::ops::{Deref, DerefMut, Range};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
@@ -17,7 +17,7 @@ use crate::error::errno;
 use crate::lacking;
 
 /// Direct I/O has to lie at multiples of this, in memory and in the file. No device has larger blocks.
-const BLOCK: usize = 4096;
+pub const BLOCK: usize = 4096;
 
 /// A file whose whole blocks are read and written past the page cache, where its file system allows that; all else goes through it.
 /// For that it is opened once more, when the first of them come.
@@ -135,6 +135,12 @@ fn tell(file: &impl Descriptor, error: Errno) {
     file.with(|file| lacking::tell(Level::Debug, file, "O_DIRECT", error, instead));
 }
 
+/// Which `length` bytes of `memory`, which has at least `BLOCK` more, can go past the page cache.
+pub fn aligned(memory: &[u8], length: usize) -> Range<usize> {
+    let start = memory.as_ptr().align_offset(BLOCK).min(BLOCK);
+    start..start + length
+}
+
 /// Memory that can go past the page cache.
 #[derive(Debug, Default)]
 pub struct Buffer {
@@ -148,7 +154,7 @@ impl Buffer {
     pub fn resize(&mut self, length: usize) {
         if self.bytes.len() < length + BLOCK {
             self.bytes.resize(length + BLOCK, 0);
-            self.start = self.bytes.as_ptr().align_offset(BLOCK).min(BLOCK);
+            self.start = aligned(&self.bytes, 0).start;
         }
         self.length = length;
     }

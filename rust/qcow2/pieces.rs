@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use super::Error;
 use super::chain::ImageFailure;
-use super::chain::{Chain, read_and_inflate};
+use super::chain::{Chain, Provided, read_and_inflate};
 use super::create::CLUSTER;
 use super::direct::Direct;
 use super::image::{Compressed, Image, What};
@@ -59,6 +59,18 @@ pub struct Packed {
 }
 
 impl Place {
+    /// Where the bytes at the guest offset `at` are that `chain` was found to have.
+    pub(super) fn of(chain: &Chain, found: Provided, at: u64) -> Place {
+        match found.extent.what {
+            What::Unallocated | What::Zero => Place::Hole,
+            What::Data(offset) => Place::Data(found.image, offset),
+            What::Compressed(cluster) => {
+                let within = at % chain.images[found.image].cluster_size();
+                Place::Packed(Packed { image: found.image, cluster, within })
+            }
+        }
+    }
+
     /// The image that it is in.
     pub fn image(self) -> Option<usize> {
         match self {
@@ -82,10 +94,9 @@ impl Pieces {
     pub fn open(images: Vec<File>) -> Result<(Pieces, Images), ImageFailure> {
         let mut chain = Chain::open(images).map_err(|(i, error)| ImageFailure::of(i + 1, error))?;
         chain.check_tables_are_distinct()?;
-        let again = |(i, image): (usize, &Image<File>)| image.again().map_err(|error| ImageFailure::of(i + 1, error));
-        let images = chain.images.iter().enumerate().map(again).collect::<Result<_, _>>()?;
+        let images = Images::again(&chain, None)?;
         let size = chain.images.first().map_or(0, |image| image.virtual_size());
-        Ok((Pieces { chain, size }, Images(images)))
+        Ok((Pieces { chain, size }, images))
     }
 
     /// An error if an image has been truncated since it was opened. The caller asks before it relies on what it has read.
@@ -126,15 +137,7 @@ impl Pieces {
     fn part(&mut self, at: u64, limit: u64) -> Result<Part, ImageFailure> {
         let all = 0..self.chain.images.len();
         let found = self.chain.provider(all, at, limit)?;
-        let place = match found.extent.what {
-            What::Unallocated | What::Zero => Place::Hole,
-            What::Data(offset) => Place::Data(found.image, offset),
-            What::Compressed(cluster) => {
-                let within = at % self.chain.images[found.image].cluster_size();
-                Place::Packed(Packed { image: found.image, cluster, within })
-            }
-        };
-        Ok(Part { length: found.extent.length, place })
+        Ok(Part { length: found.extent.length, place: Place::of(&self.chain, found, at) })
     }
 }
 
@@ -149,7 +152,11 @@ fn whole_clusters(part: &Part, left: u64) -> u64 {
 
 /// The images of a chain, which any number of threads reads at once.
 #[derive(Debug)]
-pub struct Images(Vec<Image<Direct>>);
+pub struct Images {
+    images: Vec<Image<Direct>>,
+    /// The plain bytes below them.
+    raw: Option<Direct>,
+}
 
 /// A thread's buffers to inflate clusters in, and the cluster that was inflated last.
 #[derive(Debug, Default)]
@@ -160,14 +167,30 @@ pub struct Inflated {
 }
 
 impl Images {
+    /// A second set of descriptors for the images of `chain`, and the plain bytes below them.
+    pub(super) fn again(chain: &Chain, raw: Option<&File>) -> Result<Images, ImageFailure> {
+        let again = |(i, image): (usize, &Image<File>)| image.again().map_err(|error| ImageFailure::of(i + 1, error));
+        let images = chain.images.iter().enumerate().map(again).collect::<Result<Vec<_>, _>>()?;
+        let raw = raw.map(File::try_clone).transpose().map_err(|error| ImageFailure::of(images.len() + 1, error))?;
+        Ok(Images { images, raw: raw.map(Direct::new) })
+    }
+
     /// The file of an image, and its length.
     pub fn file(&self, image: usize) -> (&File, u64) {
-        (self.0[image].storage.file(), self.0[image].length)
+        (self.images[image].storage.file(), self.images[image].length)
     }
 
     /// How many there are.
     pub fn count(&self) -> usize {
-        self.0.len()
+        self.images.len()
+    }
+
+    /// Where the data of an image are, or, after the last image's, the plain bytes.
+    fn data(&self, image: usize) -> &Direct {
+        match &self.raw {
+            Some(raw) if image == self.images.len() => raw,
+            _ => &self.images[image].storage,
+        }
     }
 
     /// Fills `buffer` with what the bytes `range` of `piece` are.
@@ -198,13 +221,13 @@ impl Images {
         match place {
             Place::Hole => buffer.fill(0),
             Place::Data(image, offset) => {
-                read_padded(&self.0[image].storage, buffer, offset).map_err(|e| ImageFailure::of(image + 1, e))?;
+                read_padded(self.data(image), buffer, offset).map_err(|e| ImageFailure::of(image + 1, e))?;
             }
             Place::Packed(Packed { image, cluster, within }) => {
                 if inflated.last != Some((image, cluster)) {
                     inflated.last = None;
                     let Inflated { cluster: into, deflated, .. } = inflated;
-                    read_and_inflate(&self.0[image], cluster, deflated, into)
+                    read_and_inflate(&self.images[image], cluster, deflated, into)
                         .map_err(|e| ImageFailure::of(image + 1, e))?;
                     inflated.last = Some((image, cluster));
                 }
@@ -219,9 +242,9 @@ impl Images {
 }
 
 impl Image<File> {
-    /// Opens the same image once more, with empty caches of its tables.
+    /// Opens the file that the image's data are in once more.
     fn again(&self) -> io::Result<Image<Direct>> {
-        let storage = Direct::new(self.storage.try_clone()?);
-        Ok(Image::of(storage, self.header.clone(), self.length))
+        let (data, length) = self.data();
+        Ok(Image::of(Direct::new(data.try_clone()?), self.header.clone(), length))
     }
 }

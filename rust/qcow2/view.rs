@@ -10,6 +10,7 @@ use super::chain::ImageFailure;
 use super::create::CLUSTER;
 use super::holes;
 use super::image::What;
+use super::pieces::{Images, Part, Piece, Place};
 use super::storage::{Source, read_padded};
 use super::{Error, corrupt};
 
@@ -125,6 +126,37 @@ impl View {
         Ok((place, here.extent.length))
     }
 
+    /// The images once more, for threads that read at once what `piece` tells.
+    pub fn images(&self) -> Result<Images, Error> {
+        Images::again(&self.images, self.raw.as_ref().map(|raw| &raw.file)).map_err(of_failure)
+    }
+
+    /// Tells where the `length` bytes from `at` on lie. They count as taken.
+    pub fn piece(&mut self, at: u64, length: u64) -> Result<Piece, Error> {
+        let mut piece = Piece { at, length: 0, parts: Vec::new() };
+        while piece.length < length {
+            let part = self.part(at + piece.length, length - piece.length)?;
+            piece.length += part.length;
+            piece.parts.push(part);
+        }
+        Ok(piece)
+    }
+
+    /// The first part of the `limit` bytes from `at` on.
+    fn part(&mut self, at: u64, limit: u64) -> Result<Part, Error> {
+        let count = self.images.images.len();
+        let found = self.images.provider(0..count, at, limit).map_err(of_failure)?;
+        if let (What::Unallocated, Some(raw)) = (found.extent.what, &mut self.raw) {
+            let (length, data) = raw.extent(at, found.extent.length)?;
+            return Ok(Part { length, place: if data { Place::Data(count, at) } else { Place::Hole } });
+        }
+        let part = Part { length: found.extent.length, place: Place::of(&self.images, found, at) };
+        if let Place::Data(image, _) = part.place {
+            self.images.spend(image, part.length).map_err(of_failure)?;
+        }
+        Ok(part)
+    }
+
     /// Reads what the guest sees at `at`.
     pub fn read(&mut self, at: u64, buffer: &mut [u8]) -> Result<(), Error> {
         let Some(raw) = &self.raw else { return self.images.read(at, buffer).map_err(of_failure) };
@@ -207,6 +239,7 @@ mod tests {
     use std::process::Command;
 
     use super::*;
+    use crate::qcow2::Inflated;
 
     fn run(program: &str, arguments: &[&str]) {
         let output = Command::new(program).args(arguments).output().unwrap();
@@ -222,8 +255,26 @@ mod tests {
         File::open(path).unwrap()
     }
 
-    /// All of the disk as its runs say: zeroes where they say so, else what is read.
-    fn content(mut view: View) -> (Vec<u8>, u64) {
+    /// All of the disk, by `View::read` and by pieces.
+    fn content(layers: Vec<Layer>) -> (Vec<u8>, u64) {
+        let again = |file: &File| file.try_clone().unwrap();
+        let same = layers.iter().map(|layer| match layer {
+            Layer::Qcow2(file, data) => Layer::Qcow2(again(file), data.as_ref().map(again)),
+            Layer::Raw(file) => Layer::Raw(again(file)),
+        });
+        let mut view = View::open(same.collect()).unwrap();
+        let (images, mut inflated) = (view.images().unwrap(), Inflated::default());
+        let by_pieces = content_of(&mut view, |view, at, part| {
+            let piece = view.piece(at, part.len() as u64).unwrap();
+            images.read(&piece, 0..piece.length, part, &mut inflated).unwrap();
+        });
+        let read = content_of(&mut View::open(layers).unwrap(), |view, at, part| view.read(at, part).unwrap());
+        assert!(read == by_pieces);
+        read
+    }
+
+    /// All of the disk as its runs say: zeroes where they say so, else what is read, and how many zeroes they say.
+    fn content_of(view: &mut View, mut read: impl FnMut(&mut View, u64, &mut [u8])) -> (Vec<u8>, u64) {
         let mut content = vec![0x99; usize::try_from(view.size()).unwrap()];
         let (mut at, mut zeroes) = (0, 0);
         while at < view.size() {
@@ -237,7 +288,7 @@ mod tests {
                 part.fill(0);
                 zeroes += run.length;
             } else {
-                view.read(at, part).unwrap();
+                read(view, at, part);
             }
             at += run.length;
         }
@@ -289,11 +340,11 @@ mod tests {
             &[("qcow2", Some("data_file=data,data_file_raw=on,cluster_size=4k"))],
         ] {
             let folder = tempfile::tempdir().unwrap();
-            let view = View::open(disk(folder.path(), layers, size)).unwrap();
-            assert_eq!(view.size(), size);
+            let disk = disk(folder.path(), layers, size);
             let (top, raw) = (folder.path().join((layers.len() - 1).to_string()), folder.path().join("content"));
             run("qemu-img", &["convert", "-f", layers.last().unwrap().0, "-O", "raw", text(&top), text(&raw)]);
-            let (content, zeroes) = content(view);
+            let (content, zeroes) = content(disk);
+            assert_eq!(content.len() as u64, size);
             assert!(content == std::fs::read(&raw).unwrap(), "{layers:?}");
             // one that is to be read as it is has a place for all of them
             assert!(
@@ -313,7 +364,7 @@ mod tests {
             let packed = folder.path().join(kind);
             let option = format!("compression_type={kind}");
             run("qemu-img", &["convert", "-c", "-O", "qcow2", "-o", &option, text(&plain), text(&packed)]);
-            let (content, _) = content(View::open(vec![Layer::Qcow2(file(&packed), None)]).unwrap());
+            let (content, _) = content(vec![Layer::Qcow2(file(&packed), None)]);
             let raw = folder.path().join("content");
             run("qemu-img", &["convert", "-O", "raw", text(&plain), text(&raw)]);
             assert!(content == std::fs::read(&raw).unwrap(), "{kind}");
@@ -325,8 +376,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("raw");
         std::fs::write(&path, [0x41; 1000]).unwrap();
-        let view = View::open(vec![Layer::Raw(file(&path))]).unwrap();
-        assert_eq!(content(view).0, [&[0x41; 1000][..], &[0; 24]].concat());
+        assert_eq!(content(vec![Layer::Raw(file(&path))]).0, [&[0x41; 1000][..], &[0; 24]].concat());
     }
 
     #[test]
