@@ -95,8 +95,7 @@ pub(crate) const FILE_CLOSE: Duration = seconds(2);
 pub(crate) const MOUNT: Duration = seconds(60);
 /// A mount and the open of its folder are given up: longer than `MOUNT`.
 pub(crate) const MOUNT_AND_OPEN: Duration = seconds(75);
-/// The opening of the repository and the look at the parent's images, side by side with the looks at the guest, are given up:
-/// longer than `MOUNT_AND_OPEN` and `NAS_PROBE`.
+/// The opening of the repository, side by side with the looks at the guest, is given up: longer than `MOUNT_AND_OPEN`.
 pub(crate) const OPEN_AND_PROBE: Duration = seconds(100);
 /// With less time than this left no further try to mount is begun.
 pub(crate) const MOUNT_TRY: Duration = seconds(2);

@@ -23,6 +23,7 @@ use crate::nas::session::Session;
 use crate::point::{DEEPEST, Manifest, Parent};
 use crate::qcow2;
 use crate::work::background::{Background, start};
+use crate::work::call_end::within_call;
 use crate::work::deadline::bounded;
 
 /// The number of files that are inspected, or written, at the same time: a NAS answers several questions in the time of one.
@@ -52,67 +53,96 @@ impl OpenedRepository {
 }
 
 /// A repository that is being opened while something else is done.
-pub(super) struct RepositoryOpening(Background<Session>);
+pub(super) struct RepositoryOpening(Background<ReadAhead>);
 
-/// Begins to open the repository, and reads ahead what `lock_and_look` is going to read, so that the host's memory holds it
+/// An open repository, of which is read ahead what `lock_and_look` is going to read.
+#[derive(Debug)]
+pub(super) struct ReadAhead {
+    session: Session,
+    ahead: Option<Background<()>>,
+}
+
+/// Begins to open the repository, and to read ahead what `lock_and_look` is going to read, so that the host's memory holds it
 /// then. Makes and locks nothing, and trusts nothing of what it reads.
 pub(super) fn begin_open(call: &Call<'_>) -> Result<RepositoryOpening> {
     let left = call.time_for(OPEN_STEP, Duration::MAX)?;
     let (checked, config) = (call.checked.clone(), call.config.clone());
     let work = move || {
         let session = Session::open_within(left, checked.export.clone(), config)?;
+        let ours = session.clone();
         // `lock_and_look` reads all of it again, and reports errors
-        if let Err(error) = look_ahead(&session, &checked) {
-            log::debug!("{}: {error}", checked.vm);
-        }
-        Ok(session)
+        let look = move || {
+            look_ahead(&ours, &checked).unwrap_or_else(|error| log::debug!("{}: {error}", checked.vm));
+            Ok(())
+        };
+        Ok(ReadAhead { session, ahead: start("look ahead", look, || ()).ok() })
     };
     start(OPEN_STEP, work, || ()).map(RepositoryOpening)
+}
+
+impl ReadAhead {
+    fn wait(&self, limit: Duration) {
+        self.ahead.as_ref().map(|ahead| ahead.wait(within_call(limit)));
+    }
+}
+
+impl Drop for ReadAhead {
+    fn drop(&mut self) {
+        // else it would keep a repository mounted that nobody uses
+        self.wait(limits::HUNG);
+    }
 }
 
 impl RepositoryOpening {
     /// Waits for the repository, at most for `time`; where no time is left, the NAS has not failed to answer. An error of what
     /// was done `meanwhile` comes first, and is not kept waiting by a NAS that hangs.
-    pub(super) fn with<T>(self, meanwhile: Result<T>, time: Result<Duration>) -> Result<(T, Session)> {
+    pub(super) fn with<T>(self, meanwhile: Result<T>, time: Result<Duration>) -> Result<(T, ReadAhead)> {
         let limit = if meanwhile.is_ok() { time.clone().unwrap_or_default() } else { limits::HUNG };
-        let session = self.0.wait(limit);
+        let opened = self.0.wait(limit);
         let meanwhile = meanwhile?;
         let late = || time.and(Err(Error::new(Code::NasUnresponsive, OPEN_STEP, "it does not open")));
-        Ok((meanwhile, session.unwrap_or_else(late)?))
+        Ok((meanwhile, opened.unwrap_or_else(late)?))
     }
 }
 
-/// Reads the manifests of the points that an incremental would stand on, and the headers and L1 tables of their images.
+/// Reads the manifests of the points, and the headers and L1 tables of the images that an incremental would stand on.
 fn look_ahead(session: &Session, checked: &Checked) -> Result<()> {
     const STEP: &str = "look at the restore points";
     let until = Instant::now() + limits::NAS_PROBE;
     let Mode::Incremental { parent, .. } = &checked.mode else { return Ok(()) };
     let (ours, folder, vm) = (session.clone(), checked.point.instance_folder(), checked.vm.clone());
-    let parent = parent.clone();
-    let images = bounded(STEP, limits::NAS_PROBE, move || {
-        let instance = ours.root().open_dir(&folder)?;
-        // on NFS the list tells of each name what would be asked for one by one
-        instance.first_names(MOST_POINTS, |_| false)?;
-        // nobody waits for the answer after that
-        let is_late = || Instant::now() >= until;
-        let read =
-            |point: &PointPath| if is_late() { Ok(None) } else { manifest(&instance, &vm, point.name().as_ref()) };
-        Ok(Arc::new(chain_images(parent, |point| read(point).ok()?)))
-    })?;
-    let look = |first: usize| {
-        let (ours, images) = (session.clone(), images.clone());
-        let inspect = move |image: &RepoPath| ours.root().open_file(image).map(|file| qcow2::inspect_readable(&file));
-        let look = move || {
-            let own = images.iter().skip(first).step_by(AT_ONCE).take_while(|_| Instant::now() < until);
-            own.for_each(|image| drop(inspect(image)));
+    let is_point = |name: &OsStr| !name.as_encoded_bytes().starts_with(b".");
+    // on NFS the list tells of each name what would be asked for one by one
+    let (instance, points) = ours.root().open_and_list(folder.as_str(), is_point)?;
+    let read = Arc::new(move |point: &OsStr| manifest(&instance, &vm, point).ok()?);
+    let first = read.clone();
+    each_ahead(STEP, points, until, move |point| drop(first(point)))?;
+    let chain = |point: &PointPath| if Instant::now() < until { read(point.name().as_ref()) } else { None };
+    let images = chain_images(parent.clone(), chain);
+    each_ahead(STEP, images, until, move |image| {
+        drop(ours.root().open_file(image).map(|file| qcow2::inspect_readable(&file)));
+    })
+}
+
+/// Does the work for each item, `AT_ONCE` at a time, as far as there is time: nobody waits for the answers after that.
+fn each_ahead<I: Send + Sync + 'static>(
+    step: &'static str,
+    items: Vec<I>,
+    until: Instant,
+    work: impl Fn(&I) + Send + Sync + 'static,
+) -> Result<()> {
+    let shared = Arc::new((items, work));
+    let hand = |first: usize| {
+        let shared = shared.clone();
+        let work = move || {
+            let own = shared.0.iter().skip(first).step_by(AT_ONCE).take_while(|_| Instant::now() < until);
+            own.for_each(&shared.1);
             Ok(())
         };
-        start(STEP, look, || ())
+        start(step, work, || ())
     };
-    let looks: Vec<_> = (0..AT_ONCE.min(images.len())).map(look).collect::<Result<_>>()?;
-    for look in looks {
-        look.wait(until.saturating_duration_since(Instant::now()));
-    }
+    let hands = (0..AT_ONCE.min(shared.0.len())).map(hand).collect::<Result<Vec<_>>>()?;
+    hands.iter().for_each(|hand| drop(hand.wait(until.saturating_duration_since(Instant::now()))));
     Ok(())
 }
 
@@ -134,16 +164,18 @@ fn chain_images(newest: PointPath, mut read: impl FnMut(&PointPath) -> Option<Ma
 /// Opens the repository, locks the virtual machine's folder and looks at the restore points.
 pub(super) fn open(call: &Call<'_>) -> Result<OpenedRepository> {
     let left = call.time_for(OPEN_STEP, Duration::MAX)?;
-    lock_and_look(call, Session::open_within(left, call.checked.export.clone(), call.config.clone())?)
+    let session = Session::open_within(left, call.checked.export.clone(), call.config.clone())?;
+    lock_and_look(call, ReadAhead { session, ahead: None })
 }
 
 /// Locks the virtual machine's folder in the repository, reads its manifests and looks at the parent.
-pub(super) fn lock_and_look(call: &Call<'_>, session: Session) -> Result<OpenedRepository> {
+pub(super) fn lock_and_look(call: &Call<'_>, read_ahead: ReadAhead) -> Result<OpenedRepository> {
     let checked = call.checked;
     let point = checked.point.clone();
     const LOCK: &str = "lock the virtual machine's folder";
     let limit = call.time_for(LOCK, limits::NAS_PROBE + limits::CLAIM_WAIT)?;
     // each step owns the lock: a step that is given up keeps the folder locked as long as it works there
+    let session = read_ahead.session.clone();
     let instance = bounded(LOCK, limit, move || {
         refuse_existing(session.root(), &point)?;
         // once more by who makes the point's folder, under the lock
@@ -156,6 +188,8 @@ pub(super) fn lock_and_look(call: &Call<'_>, session: Session) -> Result<OpenedR
         let points = list_points(instance.folder())?;
         Ok((instance, points))
     })?;
+    // beside the lock and the list; nothing comes of it but that it need not be read twice
+    read_ahead.wait(limits::NAS_PROBE);
     bounded(LOOK, call.time_for(LOOK, limits::STORAGE_STEP)?, move || {
         let until = Instant::now() + limits::STORAGE_STEP / 2;
         let published = published_bitmaps(instance.folder(), points, &checked.vm, until)?;

@@ -50,9 +50,9 @@ impl Guest for Running {
         let opening = repository::begin_open(call)?;
         let found = ask("look at the domain", move || found::find(&request, &settings));
         job.enter(Phase::OpenRepository);
-        let (found, session) = opening.with(found, call.time_for("open the repository", limits::OPEN_AND_PROBE))?;
+        let (found, opened) = opening.with(found, call.time_for("open the repository", limits::OPEN_AND_PROBE))?;
         job.tell()?;
-        Ok((found, repository::lock_and_look(call, session)?))
+        Ok((found, repository::lock_and_look(call, opened)?))
     }
 
     fn plan(
