@@ -91,6 +91,9 @@ pub(crate) const NAS_AFTER_CANCEL: Duration = seconds(5);
 /// The drop of a file leaves its close to a thread: on a NAS that hangs it never ends.
 pub(crate) const FILE_CLOSE: Duration = seconds(2);
 
+/// An NFS client that has listed a folder so lately asks for none of its names: half of its `acdirmin`, unless an option changes that.
+pub(crate) const NAMES_KNOWN: Duration = seconds(15);
+
 /// The last try to mount ends.
 pub(crate) const MOUNT: Duration = seconds(60);
 /// A mount and the open of its folder are given up: longer than `MOUNT`.

@@ -61,9 +61,13 @@ impl PartialPoint {
         &self.instance
     }
 
-    /// Makes the file `name` with the configured permissions.
-    pub fn create_file(&self, name: &str) -> Result<Apart> {
-        self.folder.create_file(name, config::current().file_mode())
+    /// Asks beside other work what `publish` asks again: an NFS client then knows the answers, and the rename comes right after its fence.
+    pub fn read_ahead(&self) -> impl FnOnce() -> Result<()> + Send + 'static {
+        let (instance, point) = (self.instance.clone(), self.point.clone());
+        move || {
+            instance.folder().kind(partial_name(&point))?;
+            instance.folder().kind(point.name()).map(drop)
+        }
     }
 
     /// A folder for files that are taken out of the point.
@@ -184,7 +188,7 @@ fn make_folder(instance: &Folder, point: &PointPath) -> Result<Folder> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Config;
+    use crate::config::{Config, FILE_MODE};
     use crate::nas::purpose::Purpose;
     use crate::nas::repository::Repository;
     use crate::nas::session::Session;
@@ -218,7 +222,7 @@ mod tests {
     fn a_point_is_visible_only_once_it_is_published() {
         let dir = tempfile::tempdir().unwrap();
         let partial = begin(dir.path()).unwrap();
-        partial.create_file("root.x.qcow2").unwrap().write_all(b"data").unwrap();
+        partial.folder.create_file("root.x.qcow2", FILE_MODE).unwrap().write_all(b"data").unwrap();
         assert_eq!(list(&dir.path().join("i-1")), [".partial-T1"]);
         let mode = |path: &str| fs::metadata(dir.path().join(path)).unwrap().permissions().mode() & 0o777;
         assert_eq!((mode("i-1"), mode("i-1/.partial-T1"), mode("i-1/.partial-T1/root.x.qcow2")), (0o711, 0o711, 0o600));
@@ -234,7 +238,7 @@ mod tests {
     fn the_drop_removes_only_what_the_point_made() {
         let dir = tempfile::tempdir().unwrap();
         let partial = begin(dir.path()).unwrap();
-        partial.create_file("root.x.qcow2").unwrap();
+        partial.folder.create_file("root.x.qcow2", FILE_MODE).unwrap();
         drop(partial);
         assert!(list(&dir.path().join("i-1")).is_empty());
 

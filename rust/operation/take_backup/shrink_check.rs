@@ -12,11 +12,10 @@ use crate::error::{Code, Error, Result};
 use crate::libvirt::{Disk, DomainXml};
 use crate::nas::folder::Folder;
 use crate::nas::path::RepoPath;
-use crate::point::{DEEPEST, open_chain};
+use crate::point::open_chain;
 use crate::qcow2::{self, Layer, Unseen, View};
 use crate::qemu::layers;
 use crate::work::background::start_for_the_guest;
-use crate::work::deadline::bounded;
 
 const STEP: &str = "compare with the parent point";
 
@@ -38,12 +37,19 @@ fn why_impossible(disk: &Disk) -> Option<String> {
     }
 }
 
+/// Begins, beside the copy, to ask what `check` is going to ask.
+pub(super) fn look_ahead(targets: &mut Targets, plan: &Plan) {
+    if plan.disks.iter().any(|disk| matches!(disk.strategy, Strategy::Incremental(_))) {
+        targets.list_beside();
+    }
+}
+
 /// `PARENT_INVALID` when a disk was shrunk and grown again, or when that can't be known: its bitmap is not relied on then, and where it is the
 /// parent that can't be read, nothing stands on it. The targets are written, and closed. `images` opens the images of the
 /// disk at a position.
 pub(super) fn check(
     call: &Call<'_>,
-    targets: &Targets,
+    targets: &mut Targets,
     plan: &Plan,
     mut images: impl FnMut(usize) -> OpenImages,
 ) -> std::result::Result<(), Failed> {
@@ -51,12 +57,8 @@ pub(super) fn check(
     // Who reads zeroes for half of the time leaves the other half to an attempt without the bitmap. One that does not end
     // by itself waits for the NAS.
     let (read_until, until) = (Instant::now() + limit / 2, Instant::now() + limit);
-    if plan.disks.iter().any(|disk| matches!(disk.strategy, Strategy::Incremental(_))) {
-        let instance = targets.instance().clone();
-        // on NFS the list tells of each point of the chains what would be asked for one by one; errors are met again
-        let list = move || instance.folder().first_names(DEEPEST, |_| false).map(drop);
-        bounded(STEP, limit / 4, list).unwrap_or_else(|error| log::debug!("{error}"));
-    }
+    look_ahead(targets, plan);
+    targets.wait_listed(limit / 4);
     let mut begun = Vec::new();
     for (i, DiskPlan { facts, strategy, .. }) in plan.disks.iter().enumerate() {
         let Strategy::Incremental(parent) = strategy else { continue };

@@ -158,7 +158,8 @@ fn attempt<G: Guest>(
     job.begin(Phase::MakeTargets)?;
     let bitmap = plan.new_bitmap(&checked.mode).map(str::to_owned);
     host.begin(guest.record(&plan, call.begun(opened.root(), bitmap.as_deref(), job)))?;
-    let targets = targets::make_targets(call, opened, plan.specs(guest.has_fingerprints()));
+    let texts = guest.texts().into_iter().map(|(name, text)| (name, text.into_bytes())).collect();
+    let targets = targets::make_targets(call, opened, plan.specs(guest.has_fingerprints()), texts);
     let targets = targets.and_then(|targets| guest.open_targets(targets));
     let targets = targets.inspect_err(|error| host.end_unless(targets::may_still_run(error)))?;
     let mut attempt = Attempt { guest, plan, targets, host, bitmap };
@@ -202,8 +203,7 @@ impl<G: Guest> Attempt<G> {
         let carried = plan.new_bitmap(mode);
         let disks = (plan.manifest_disks(carried, copied.fingerprints), guest.left_out());
         let manifest = manifest(call, copied.when, guest.engine(), carried, parent, disks);
-        let texts = guest.texts().into_iter().map(|(name, text)| (name, text.into_bytes()));
-        let texts = texts.chain(copied.state.into_iter().map(|file| (file.name, file.bytes))).collect();
+        let texts = copied.state.into_iter().map(|file| (file.name, file.bytes)).collect();
         let (published, instance) = match targets.publish(manifest, texts, copied.limit) {
             Ok(published) => published,
             Err(error) => return Err(guest.drop_bitmap(&plan, bitmap.as_deref(), host, error)),

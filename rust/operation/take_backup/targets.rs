@@ -1,6 +1,7 @@
 //! The files of a point on the NAS, from their making until the point is published or nothing of it is left. The steps run as those of
 //! `repository` do.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -24,9 +25,9 @@ use crate::nas::partial::{NewFolder, PartialPoint};
 use crate::nas::path::PointPath;
 use crate::nas::view::TargetView;
 use crate::point::fingerprints::{self, Base};
-use crate::point::{MANIFEST, Manifest, StatePart};
+use crate::point::{DEEPEST, MANIFEST, Manifest, StatePart};
 use crate::qcow2::{self, Source};
-use crate::work::background::start;
+use crate::work::background::{Background, start};
 use crate::work::call_end::within_call;
 use crate::work::deadline::{bounded, no_answer};
 use crate::work::side_by_side::side_by_side;
@@ -106,15 +107,55 @@ impl TargetFile {
     }
 }
 
+/// What describes the machine: names of files, and their texts.
+pub(super) type Texts = Vec<(&'static str, Vec<u8>)>;
+
+/// The files of a point whose names and texts are known before the copy, written beside it; and the manifest's, which is made and empty.
+#[derive(Debug)]
+struct SmallFiles {
+    hashes: BTreeMap<String, Digest>,
+    /// Gives the manifest's file.
+    written: Beside<Apart>,
+}
+
+/// Work in the repository beside the copy. The drop waits for its end: nobody makes a file in a folder that is being removed.
+#[derive(Debug)]
+struct Beside<T>(Background<T>);
+
+impl<T> Drop for Beside<T> {
+    fn drop(&mut self) {
+        self.0.wait(limits::STORAGE_STEP);
+    }
+}
+
+impl SmallFiles {
+    fn begin(folder: Arc<NewFolder>, texts: Texts) -> Result<SmallFiles> {
+        let hashes = hashes(&texts);
+        let write = move || {
+            write_texts(&folder, texts)?;
+            folder.create_file(MANIFEST, config::current().file_mode())
+        };
+        Ok(SmallFiles { hashes, written: Beside(start("write what describes the machine", write, || ())?) })
+    }
+}
+
+fn hashes(texts: &Texts) -> BTreeMap<String, Digest> {
+    texts.iter().map(|(name, text)| ((*name).to_owned(), Digest::of(text))).collect()
+}
+
 /// The target files of a point that is not published yet; dropped, they are removed.
 #[derive(Debug)]
 pub(super) struct Targets {
     // in this order: the files are closed before the point ends
     files: Vec<TargetFile>,
+    /// What describes the machine; written beside the copy unless QEMU, too, writes in the folder, and could keep it open.
+    texts: std::result::Result<SmallFiles, Texts>,
     /// What QEMU sees of them, where it writes them itself.
     view: Option<TargetView>,
     /// Why QEMU follows links there, if it does.
     lack: Option<String>,
+    /// When the instance was listed, if that was begun.
+    listed: Option<(Instant, Beside<()>)>,
     partial: PartialPoint,
 }
 
@@ -127,22 +168,28 @@ pub(super) enum TargetWriter {
     Qemu(Option<(u32, u32)>),
 }
 
-/// Makes the empty targets with their final backing names. This writes to the NAS right before the hypervisor does, and so
-/// shows whether the NAS hangs: `NAS_UNRESPONSIVE`.
-pub(super) fn make_targets(call: &Call<'_>, opened: OpenedRepository, specs: Vec<TargetSpec>) -> Result<Targets> {
+/// Makes the empty targets with their final backing names, and begins to write the `texts` beside them. This writes to the NAS right
+/// before the hypervisor does, and so shows whether the NAS hangs: `NAS_UNRESPONSIVE`.
+pub(super) fn make_targets(
+    call: &Call<'_>,
+    opened: OpenedRepository,
+    specs: Vec<TargetSpec>,
+    texts: Texts,
+) -> Result<Targets> {
     const STEP: &str = "make the targets";
     let point = call.checked.point.clone();
     let limit = call.time_for(STEP, limits::NAS_PROBE)?;
     bounded(STEP, limit, move || {
         let partial = opened.instance.begin(&point)?;
-        let mut targets = Targets { files: Vec::new(), view: None, lack: None, partial };
-        let (folder, point) = (Arc::new(targets.partial.new_folder()?), Arc::new(point));
+        let (folder, point) = (Arc::new(partial.new_folder()?), Arc::new(point));
         let make = |spec| -> Work<TargetFile> {
             let (folder, point) = (folder.clone(), point.clone());
             Box::new(move || TargetFile::make(spec, &folder, &point))
         };
-        targets.files = all_of("make a target", specs.into_iter().map(make).collect())?;
-        Ok(targets)
+        let files = all_of("make a target", specs.into_iter().map(make).collect())?;
+        let is_qemu = files.iter().any(|target| target.index.is_none());
+        let texts = if is_qemu { Err(texts) } else { Ok(SmallFiles::begin(folder, texts)?) };
+        Ok(Targets { files, texts, view: None, lack: None, listed: None, partial })
     })
 }
 
@@ -155,6 +202,22 @@ impl Targets {
     /// The virtual machine's folder in the repository, locked.
     pub(super) fn instance(&self) -> &Instance {
         self.partial.instance()
+    }
+
+    /// Lists the instance beside other work, unless that was done lately: on NFS the list tells of each point of a chain what would be
+    /// asked for one by one. Whoever opens the chains meets errors again.
+    pub(super) fn list_beside(&mut self) {
+        if self.listed.as_ref().is_some_and(|(listed, _)| listed.elapsed() < limits::NAMES_KNOWN) {
+            return;
+        }
+        let instance = self.instance().clone();
+        let list = move || instance.folder().first_names(DEEPEST, |_| false).map(drop);
+        self.listed = start("list the points", list, || ()).ok().map(|list| (Instant::now(), Beside(list)));
+    }
+
+    /// Waits for the list.
+    pub(super) fn wait_listed(&self, limit: Duration) {
+        self.listed.as_ref().map(|(_, list)| list.0.wait(within_call(limit)));
     }
 
     /// What an engine of ours writes of the disk at this position, with its fingerprints; on top of `base`, what differs from
@@ -275,19 +338,19 @@ impl Targets {
         })
     }
 
-    /// Syncs the files, writes `texts` and the manifest (completed by the files' lengths) beside them and makes the
+    /// Syncs the files, writes more `texts` and the manifest (completed by the files' lengths) beside them and makes the
     /// point visible. On failure nothing of it stays, or the error says what does. The instance is still locked.
     pub(super) fn publish(
         self,
         mut manifest: Manifest,
-        texts: Vec<(&'static str, Vec<u8>)>,
+        texts: Texts,
         limit: Duration,
     ) -> Result<(Published, Instance)> {
         let begun = Instant::now();
         let until = begun + limit;
         let published = bounded(PUBLISH, limit, move || {
-            let Targets { files, view, partial, .. } = self;
-            let written = write_out(&partial, files, &mut manifest, texts).and_then(|()| {
+            let Targets { files, texts: known, view, partial, .. } = self;
+            let written = write_out(&partial, files, known, &mut manifest, texts).and_then(|()| {
                 partial.instance().fence()?;
                 // the caller has given up: a point published now would belong to nobody
                 let late = || Error::new(Code::NasUnresponsive, PUBLISH, "it took too long");
@@ -327,7 +390,8 @@ impl Targets {
             _ => None,
         };
         let removed = bounded("remove the unfinished point", limit, move || {
-            let Targets { files, view, partial, .. } = self;
+            let Targets { files, texts, view, partial, .. } = self;
+            drop(texts);
             let files: Vec<_> = files.into_iter().map(|target| target.file).collect();
             let full = asked.map(|owner| full::refusal(partial.folder(), &files, owner));
             files.iter().for_each(|file| written::give_room_back(file, &partial.folder().path));
@@ -356,55 +420,55 @@ impl Targets {
     }
 }
 
-/// Syncs and closes the files, writes the texts and, completed by the files' lengths, the manifest.
+/// Syncs and closes the files, and writes the texts and, completed by the files' lengths, the manifest. All of it is there before the
+/// point gets its name.
 fn write_out(
     partial: &PartialPoint,
     files: Vec<TargetFile>,
+    known: std::result::Result<SmallFiles, Texts>,
     manifest: &mut Manifest,
-    texts: Vec<(&'static str, Vec<u8>)>,
+    texts: Texts,
 ) -> Result<()> {
-    let hash = |(name, text): &(&str, Vec<u8>)| ((*name).to_owned(), Digest::of(text));
-    manifest.texts = Some(texts.iter().map(hash).collect());
-    let lengths = write_files(partial, files, manifest, texts)?;
-    manifest.disks.iter_mut().zip(lengths).for_each(|(disk, length)| disk.size = length);
-    let file = partial.create_file(MANIFEST)?;
-    let written = file.with(|file| manifest.write(file));
-    *manifest = written.map_err(|e| Error::io("write the manifest", partial.folder().path.join(MANIFEST), e))?;
+    let folder = Arc::new(partial.new_folder()?);
+    let small = known.or_else(|known| SmallFiles::begin(folder.clone(), known))?;
+    let file = ended(&small.written.0)?;
+    manifest.texts =
+        Some(small.hashes.iter().map(|(name, hash)| (name.clone(), *hash)).chain(hashes(&texts)).collect());
+    write_texts(&folder, texts)?;
+    let ahead = partial.read_ahead();
+    let mut works: Vec<Work<Option<Manifest>>> = vec![Box::new(|| ahead().map(|()| None))];
+    for (disk, TargetFile { file, index, .. }) in manifest.disks.iter_mut().zip(files) {
+        let path = folder.path_of(&disk.file);
+        // what is written is known here, durable or not
+        disk.size = file.length().map_err(|e| Error::io("look at the target", &path, e).on_disk(&disk.volume))?;
+        let volume = disk.volume.clone();
+        works.push(Box::new(move || {
+            file.sync_all().map(|()| None).map_err(|e| Error::io("sync the target", path, e).on_disk(&volume))
+        }));
+        if let Some((file, name)) = index {
+            let path = folder.path_of(&name);
+            works.push(Box::new(move || {
+                file.sync_all().map(|()| None).map_err(|e| Error::io("sync the fingerprints", path, e))
+            }));
+        }
+    }
+    let (unsealed, path) = (manifest.clone(), folder.path_of(MANIFEST));
+    works.push(Box::new(move || {
+        let written = file.with(|file| unsealed.write(file));
+        written.map(Some).map_err(|e| Error::io("write the manifest", path, e))
+    }));
+    let sealed = all_of("write the restore point", works)?.pop().flatten();
+    *manifest = sealed.ok_or_else(|| Error::new(Code::Internal, PUBLISH, "the manifest is not written"))?;
     // what can take its time is done before it is asked whether anybody still waits
     partial.folder().sync()
 }
 
-/// Syncs and closes the disks' files, and writes the texts. Returns the lengths of the targets.
-fn write_files(
-    partial: &PartialPoint,
-    files: Vec<TargetFile>,
-    manifest: &Manifest,
-    texts: Vec<(&'static str, Vec<u8>)>,
-) -> Result<Vec<u64>> {
-    let folder = Arc::new(partial.new_folder()?);
-    let mut works: Vec<Work<Option<u64>>> = Vec::new();
-    let mut indexes = Vec::new();
-    for (disk, TargetFile { file, index, .. }) in manifest.disks.iter().zip(files) {
-        let (path, volume) = (folder.path_of(&disk.file), disk.volume.clone());
-        works.push(Box::new(move || {
-            let length = file.sync_all().and_then(|()| file.length());
-            length.map(Some).map_err(|e| Error::io("sync the target", path, e).on_disk(&volume))
-        }));
-        indexes.extend(index);
-    }
-    for (file, name) in indexes {
-        let path = folder.path_of(&name);
-        works.push(Box::new(move || {
-            file.sync_all().map(|()| None).map_err(|e| Error::io("sync the fingerprints", path, e))
-        }));
-    }
-    for (name, text) in texts {
+fn write_texts(folder: &Arc<NewFolder>, texts: Texts) -> Result<()> {
+    let write = |(name, text): (&'static str, Vec<u8>)| -> Work<()> {
         let folder = folder.clone();
-        works.push(Box::new(move || write_text(&folder, name, &text).map(|()| None)));
-    }
-    drop(folder);
-    let lengths = all_of("write the restore point", works)?;
-    Ok(lengths.into_iter().flatten().collect())
+        Box::new(move || write_text(&folder, name, &text))
+    };
+    all_of("write a text", texts.into_iter().map(write).collect()).map(drop)
 }
 
 /// Writes a file that describes the machine, durably.
@@ -434,6 +498,14 @@ fn all_of<T: Send>(step: &'static str, works: Vec<Work<T>>) -> Result<Vec<T>> {
         Some(done)
     };
     side_by_side(step, AT_ONCE, works, unless_failed).into_iter().flatten().collect()
+}
+
+fn ended<T>(work: &Background<T>) -> Result<T> {
+    loop {
+        if let Some(ended) = work.wait(limits::STORAGE_STEP) {
+            return ended;
+        }
+    }
 }
 
 #[cfg(test)]

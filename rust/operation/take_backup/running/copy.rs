@@ -51,6 +51,7 @@ impl Attempt<Running> {
         call: &Call<'_>,
         job: &mut Reporter<'_>,
     ) -> std::result::Result<Copied, Failed> {
+        shrink_check::look_ahead(&mut self.targets, &self.plan);
         let mut input = self.engine_input()?;
         let xml = self.backup_xml(call.checked, &input)?;
         let checkpoint = self.bitmap.as_deref().map(|bitmap| self.checkpoint_xml(bitmap));
@@ -292,13 +293,14 @@ impl Attempt<Running> {
     }
 
     /// `PARENT_INVALID` when the incremental disks of the new point can't stand on its parent after all.
-    fn check_parent(&self, call: &Call<'_>) -> std::result::Result<(), Failed> {
+    fn check_parent(&mut self, call: &Call<'_>) -> std::result::Result<(), Failed> {
+        let Attempt { guest, plan, targets, .. } = self;
         let images = |i: usize| -> OpenImages {
-            let target = &self.plan.disks[i].facts.target;
-            let disk = self.guest.found.xml.disks.iter().find(|disk| disk.target == *target).cloned();
+            let target = &plan.disks[i].facts.target;
+            let disk = guest.found.xml.disks.iter().find(|disk| disk.target == *target).cloned();
             Box::new(move || disk.as_ref().map_or_else(|| Ok(Vec::new()), layers::of_domain))
         };
-        shrink_check::check(call, &self.targets, &self.plan, images)
+        shrink_check::check(call, targets, plan, images)
     }
 }
 

@@ -108,13 +108,14 @@ impl Attempt<Stopped> {
 
     /// Copies the disks from their `origins`, and compares them, of which there are the images `compared`, with the parent point.
     fn copy_locked(
-        &self,
+        &mut self,
         call: &Call<'_>,
         origins: Vec<Origin>,
         mut compared: Vec<Vec<Layer>>,
         locks: Arc<Vec<StoppedImage>>,
         job: &mut Reporter<'_>,
     ) -> std::result::Result<Vec<Option<Fingerprints>>, Failed> {
+        shrink_check::look_ahead(&mut self.targets, &self.plan);
         let bases = base::open(&self.targets, &self.plan)?;
         let disk = |((i, origin), base): ((usize, Origin), Option<Base<Apart>>)| {
             Ok(offline::OfflineDisk { target: self.targets.target(i, base)?, origin })
@@ -126,7 +127,7 @@ impl Attempt<Stopped> {
             let images = std::mem::take(&mut compared[i]);
             Box::new(move || Ok(images))
         };
-        shrink_check::check(call, &self.targets, &self.plan, images)?;
+        shrink_check::check(call, &mut self.targets, &self.plan, images)?;
         Ok(fingerprints.into_iter().map(Some).collect())
     }
 }
