@@ -4,7 +4,6 @@
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::call::Call;
@@ -25,6 +24,7 @@ use crate::qcow2;
 use crate::work::background::{Background, start};
 use crate::work::call_end::within_call;
 use crate::work::deadline::bounded;
+use crate::work::side_by_side::side_by_side;
 
 /// The number of files that are inspected, or written, at the same time: a NAS answers several questions in the time of one.
 pub(super) const AT_ONCE: usize = 8;
@@ -114,35 +114,13 @@ fn look_ahead(session: &Session, checked: &Checked) -> Result<()> {
     let is_point = |name: &OsStr| !name.as_encoded_bytes().starts_with(b".");
     // on NFS the list tells of each name what would be asked for one by one
     let (instance, points) = ours.root().open_and_list(folder.as_str(), is_point)?;
-    let read = Arc::new(move |point: &OsStr| manifest(&instance, &vm, point).ok()?);
-    let first = read.clone();
-    each_ahead(STEP, points, until, move |point| drop(first(point)))?;
-    let chain = |point: &PointPath| if Instant::now() < until { read(point.name().as_ref()) } else { None };
-    let images = chain_images(parent.clone(), chain);
-    each_ahead(STEP, images, until, move |image| {
-        drop(ours.root().open_file(image).map(|file| qcow2::inspect_readable(&file)));
-    })
-}
-
-/// Does the work for each item, `AT_ONCE` at a time, as far as there is time: nobody waits for the answers after that.
-fn each_ahead<I: Send + Sync + 'static>(
-    step: &'static str,
-    items: Vec<I>,
-    until: Instant,
-    work: impl Fn(&I) + Send + Sync + 'static,
-) -> Result<()> {
-    let shared = Arc::new((items, work));
-    let hand = |first: usize| {
-        let shared = shared.clone();
-        let work = move || {
-            let own = shared.0.iter().skip(first).step_by(AT_ONCE).take_while(|_| Instant::now() < until);
-            own.for_each(&shared.1);
-            Ok(())
-        };
-        start(step, work, || ())
-    };
-    let hands = (0..AT_ONCE.min(shared.0.len())).map(hand).collect::<Result<Vec<_>>>()?;
-    hands.iter().for_each(|hand| drop(hand.wait(until.saturating_duration_since(Instant::now()))));
+    // nobody waits for the answers after that
+    let in_time = || Instant::now() < until;
+    let read = |point: &OsStr| if in_time() { manifest(&instance, &vm, point).ok()? } else { None };
+    side_by_side(STEP, AT_ONCE, points, |point| drop(read(&point)));
+    let images = chain_images(parent.clone(), |point| read(point.name().as_ref()));
+    let inspect = |image: RepoPath| ours.root().open_file(&image).map(|file| drop(qcow2::inspect_readable(&file)));
+    side_by_side(STEP, AT_ONCE, images, |image| in_time().then(|| inspect(image)));
     Ok(())
 }
 
