@@ -379,7 +379,7 @@ impl Sources {
             pulse(self.at(Phase::Absorb, batch.done()))?;
             match piece.content {
                 FillSource::Zero => batch.moved += 1,
-                FillSource::Image { index, offset } => self.move_run(editor, batch, piece, index, offset)?,
+                FillSource::Image { index, offset } => self.move_run(editor, batch, (piece, index, offset), pulse)?,
                 FillSource::Chain | FillSource::Subclusters => self.read_piece(editor, batch, piece)?,
             }
         }
@@ -391,9 +391,8 @@ impl Sources {
         &mut self,
         editor: &Editor<T>,
         batch: &mut Batch,
-        first: Fill,
-        index: usize,
-        offset: u64,
+        (first, index, offset): (Fill, usize, u64),
+        pulse: &mut RebasePulse<'_>,
     ) -> Result<(), ImageFailure> {
         let mut length = first.length;
         for next in &batch.pieces[batch.moved + 1..] {
@@ -406,7 +405,13 @@ impl Sources {
         let (to, from) = (first.host + batch.part, offset + batch.part);
         let fresh = editor.is_fresh(to / editor.image.cluster_size());
         let source = (&self.chain.images[index].storage, from);
-        let moved = self.routes[index].step(&editor.image.storage, to, source, length - batch.part, fresh);
+        let (here, mut told) = (self.at(Phase::Absorb, batch.done()), Ok(()));
+        let goes_on = &mut || {
+            told = pulse(here);
+            told.is_ok()
+        };
+        let length = (length - batch.part, fresh);
+        let moved = self.routes[index].step(&editor.image.storage, to, source, length, goes_on);
         let moved =
             moved.map_err(|(of_source, error)| ImageFailure::of(if of_source { index + 1 } else { 0 }, error))?;
         self.chain.spend(index, moved.cloned + moved.copied)?;
@@ -414,7 +419,7 @@ impl Sources {
         self.moved.copied += moved.copied;
         self.writeback.wrote(&editor.image.storage, to, moved.copied);
         batch.advance(moved.cloned + moved.copied);
-        Ok(())
+        Ok(told?)
     }
 
     /// Reads a cluster, or a run of subclusters, through the chain, and writes it.

@@ -122,14 +122,14 @@ impl Route {
     }
 
     /// Moves the first part of `length` bytes of `source` at `from`; never nothing. `fresh`: the target reads as zeroes
-    /// there, so that holes need not be written.
+    /// there, so that holes need not be written. Writes nothing more once `goes_on`, which is asked between two writes, says no.
     pub fn step<T: Storage>(
         &mut self,
         target: &T,
         to: u64,
         (source, from): (&File, u64),
-        length: u64,
-        fresh: bool,
+        (length, fresh): (u64, bool),
+        goes_on: &mut dyn FnMut() -> bool,
     ) -> Result<Moved, Fault> {
         let left = match self.step_by_kernel(target, to, (source, from), length, fresh)? {
             Step::Moved(moved) => return Ok(moved),
@@ -139,8 +139,8 @@ impl Route {
             Some(source) => source,
             None => self.past_cache.insert(Direct::new(source.try_clone().map_err(|error| (true, error))?)),
         };
-        copy(target, to, (source, from), left)?;
-        Ok(Moved { cloned: 0, copied: left })
+        let copied = copy(target, to, (source, from), left, goes_on)?;
+        Ok(Moved { cloned: 0, copied })
     }
 
     /// The same, as far as the kernel does it by itself, on a file system, or a server, that has both.
@@ -228,15 +228,25 @@ impl Route {
     }
 }
 
-/// Reads and writes, the next bytes while the last are written.
-fn copy<T: Storage>(target: &T, to: u64, (source, from): (&Direct, u64), length: u64) -> Result<(), Fault> {
+/// Reads and writes, the next bytes while the last are written, for as long as it goes on. How many bytes.
+fn copy<T: Storage>(
+    target: &T,
+    to: u64,
+    (source, from): (&Direct, u64),
+    length: u64,
+    goes_on: &mut dyn FnMut() -> bool,
+) -> Result<u64, Fault> {
     let read = |mut buffer: Buffer, at: u64| {
         buffer.resize(usize::try_from((length - at).min(BUFFER)).unwrap_or(0));
         read_padded(source, &mut buffer, from + at).map(|()| buffer).map_err(|error| (true, error))
     };
     let write = |buffer: &Buffer, at: u64| target.write_past_cache(buffer, to + at).map_err(|error| (false, error));
+    let read_and_write = || {
+        let buffer = read(Buffer::default(), 0)?;
+        write(&buffer, 0).map(|()| buffer.len() as u64)
+    };
     if length <= BUFFER {
-        return write(&read(Buffer::default(), 0)?, 0);
+        return read_and_write();
     }
     thread::scope(|scope| {
         let (give_back, free) = mpsc::channel();
@@ -257,16 +267,19 @@ fn copy<T: Storage>(target: &T, to: u64, (source, from): (&Direct, u64), length:
             }
         };
         let begun = thread::Builder::new().name("read ahead".to_owned()).spawn_scoped(scope, read_all);
-        begun.map_err(|error| (true, called("start a thread")(error)))?;
+        if let Err(error) = begun {
+            log::debug!("unable to start a thread that reads ahead, going on without: {error}");
+            return read_and_write();
+        }
         let mut at = 0;
-        while at < length {
+        while at < length && (at == 0 || goes_on()) {
             let buffer = filled.recv().map_err(|_| (true, io::Error::other("the thread that reads has ended")))??;
             write(&buffer, at)?;
-            at += BUFFER;
+            at += buffer.len() as u64;
             // fails when all is read
             _ = give_back.send(buffer);
         }
-        Ok(())
+        Ok(at)
     })
 }
 
@@ -340,7 +353,9 @@ mod tests {
             let target = Small(Direct::new(file()), u64::MAX);
             let (mut route, mut done) = (Route::new(content.len() as u64), 0);
             while done < length {
-                let moved = route.step(&target, to + done, (&source, from + done), length - done, false).unwrap();
+                let moved = route
+                    .step(&target, to + done, (&source, from + done), (length - done, false), &mut || true)
+                    .unwrap();
                 assert!(moved.cloned == 0 && moved.copied > 0);
                 done += moved.copied;
             }
@@ -353,18 +368,37 @@ mod tests {
     }
 
     #[test]
+    fn nothing_is_written_once_the_work_is_to_end() {
+        let (source, content) = source(9 * BUFFER);
+        for writes in 1..=9 {
+            let (target, mut asked) = (Small(Direct::new(file()), u64::MAX), 0);
+            let mut goes_on = || {
+                asked += 1;
+                asked < writes
+            };
+            let mut route = Route::new(9 * BUFFER);
+            let moved = route.step(&target, 0, (&source, 0), (9 * BUFFER, false), &mut goes_on).unwrap();
+            assert_eq!((moved.copied, target.length().unwrap()), (writes * BUFFER, writes * BUFFER));
+            let mut read = vec![0; usize::try_from(writes * BUFFER).unwrap()];
+            read_padded(&target, &mut read, 0).unwrap();
+            assert!(read == content[..read.len()], "{writes}");
+        }
+    }
+
+    #[test]
     fn a_file_at_fault_ends_the_copy_and_is_told() {
         let (source, _) = source(9 * BUFFER);
         for taken in [0, BUFFER, 5 * BUFFER + 1] {
             let target = Small(Direct::new(file()), taken);
-            let failed = copy(&target, 0, (&Direct::new(source.try_clone().unwrap()), 0), 9 * BUFFER).unwrap_err();
+            let failed =
+                copy(&target, 0, (&Direct::new(source.try_clone().unwrap()), 0), 9 * BUFFER, &mut || true).unwrap_err();
             assert!(!failed.0 && errno(&failed.1) == Some(Errno::NOSPC), "{taken}: {failed:?}");
         }
         let target = Small(Direct::new(file()), u64::MAX);
         let folder = File::open(env!("CARGO_MANIFEST_DIR")).unwrap();
         for length in [BUFFER, 9 * BUFFER] {
             let folder = Direct::new(folder.try_clone().unwrap());
-            let failed = copy(&target, 0, (&folder, 0), length).unwrap_err();
+            let failed = copy(&target, 0, (&folder, 0), length, &mut || true).unwrap_err();
             assert!(failed.0 && errno(&failed.1) == Some(Errno::ISDIR), "{length}: {failed:?}");
         }
     }
