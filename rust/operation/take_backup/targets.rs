@@ -115,16 +115,15 @@ pub(super) type Texts = Vec<(&'static str, Vec<u8>)>;
 struct SmallFiles {
     hashes: BTreeMap<String, Digest>,
     /// Gives the manifest's file.
-    written: Beside<Apart>,
+    written: Background<Apart>,
 }
 
-/// Work in the repository beside the copy. The drop waits for its end: nobody makes a file in a folder that is being removed.
-#[derive(Debug)]
-struct Beside<T>(Background<T>);
-
-impl<T> Drop for Beside<T> {
+impl Drop for SmallFiles {
     fn drop(&mut self) {
-        self.0.wait(limits::STORAGE_STEP);
+        // nobody makes a file in a folder that is being removed, and whoever waits here, like `all_of`, keeps the instance locked
+        while !self.written.has_ended() {
+            self.written.wait(limits::STORAGE_STEP);
+        }
     }
 }
 
@@ -135,7 +134,7 @@ impl SmallFiles {
             write_texts(&folder, texts)?;
             folder.create_file(MANIFEST, config::current().file_mode())
         };
-        Ok(SmallFiles { hashes, written: Beside(start("write what describes the machine", write, || ())?) })
+        Ok(SmallFiles { hashes, written: start("write what describes the machine", write, || ())? })
     }
 }
 
@@ -155,7 +154,7 @@ pub(super) struct Targets {
     /// Why QEMU follows links there, if it does.
     lack: Option<String>,
     /// When the instance was listed, if that was begun.
-    listed: Option<(Instant, Beside<()>)>,
+    listed: Option<(Instant, Background<()>)>,
     partial: PartialPoint,
 }
 
@@ -212,12 +211,12 @@ impl Targets {
         }
         let instance = self.instance().clone();
         let list = move || instance.folder().first_names(DEEPEST, |_| false).map(drop);
-        self.listed = start("list the points", list, || ()).ok().map(|list| (Instant::now(), Beside(list)));
+        self.listed = start("list the points", list, || ()).ok().map(|list| (Instant::now(), list));
     }
 
     /// Waits for the list.
     pub(super) fn wait_listed(&self, limit: Duration) {
-        self.listed.as_ref().map(|(_, list)| list.0.wait(within_call(limit)));
+        self.listed.as_ref().map(|(_, list)| list.wait(within_call(limit)));
     }
 
     /// What an engine of ours writes of the disk at this position, with its fingerprints; on top of `base`, what differs from
@@ -385,6 +384,8 @@ impl Targets {
             Code::Timeout => limits::NAS_PROBE,
             _ => limits::STORAGE_STEP,
         };
+        // it keeps the instance locked as long as it works
+        self.wait_listed(limits::HUNG);
         let asked = match writer {
             TargetWriter::Qemu(owner) if error.code == Code::JobFailed => Some(owner),
             _ => None,
@@ -431,7 +432,7 @@ fn write_out(
 ) -> Result<()> {
     let folder = Arc::new(partial.new_folder()?);
     let small = known.or_else(|known| SmallFiles::begin(folder.clone(), known))?;
-    let file = ended(&small.written.0)?;
+    let file = ended(&small.written)?;
     manifest.texts =
         Some(small.hashes.iter().map(|(name, hash)| (name.clone(), *hash)).chain(hashes(&texts)).collect());
     write_texts(&folder, texts)?;
@@ -513,7 +514,63 @@ mod tests {
     use std::sync::mpsc;
 
     use super::*;
+    use crate::config::Config;
+    use crate::nas::purpose::Purpose;
+    use crate::nas::repository::Repository;
+    use crate::nas::session::Session;
     use crate::work::call_end::CallEnds;
+
+    fn take(dir: &Path) -> Result<Instance> {
+        let address = Some(dir.to_str().unwrap().to_owned());
+        let export = Repository { kind: Some("dir".into()), address, options: None };
+        let session = Session::open(&Repository::check(Some(export))?, &Config::default())?;
+        Instance::open(session, &PointPath::parse("backupPath", "i-1/T1")?, Purpose::Add)
+    }
+
+    fn targets(dir: &Path) -> Targets {
+        let partial = take(dir).unwrap().begin(&PointPath::parse("backupPath", "i-1/T1").unwrap()).unwrap();
+        Targets { files: Vec::new(), texts: Err(Vec::new()), view: None, lack: None, listed: None, partial }
+    }
+
+    fn hung() -> Error {
+        limits::shorten(&["remove the unfinished point", "a step after the deadline"], Duration::from_millis(20));
+        Error::new(Code::NasUnresponsive, "copy", "the NAS hangs")
+    }
+
+    #[test]
+    fn who_writes_in_the_folder_keeps_it_locked_and_ends_before_it_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut targets = targets(dir.path());
+        let (release, hangs) = mpsc::channel::<()>();
+        let folder = targets.partial.new_folder().unwrap();
+        let write = move || {
+            _ = hangs.recv();
+            folder.create_file(MANIFEST, FILE_MODE)
+        };
+        let written = start("write", write, || ()).unwrap();
+        targets.texts = Ok(SmallFiles { hashes: BTreeMap::new(), written });
+        assert!(targets.discard(hung(), TargetWriter::Ours).leftovers);
+        let partial = dir.path().join("i-1/.partial-T1");
+        assert_eq!((take(dir.path()).unwrap_err().code, partial.exists()), (Code::Busy, true));
+        drop(release);
+        while partial.exists() || take(dir.path()).is_err() {
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn a_list_that_hangs_does_not_keep_the_caller_of_a_failed_backup() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut targets = targets(dir.path());
+        let (release, hangs) = mpsc::channel::<()>();
+        let list = start("list the points", move || Ok(_ = hangs.recv()), || ()).unwrap();
+        targets.listed = Some((Instant::now(), list));
+        let (begun, error) = (Instant::now(), hung());
+        let _ends = CallEnds::at(begun);
+        targets.discard(error, TargetWriter::Ours);
+        assert!(begun.elapsed() < limits::STORAGE_STEP, "it waits for the list");
+        drop(release);
+    }
 
     #[test]
     fn an_instance_that_can_not_be_given_back_is_not_waited_for_beyond_the_call() {
