@@ -240,10 +240,10 @@ fn copy<T: Storage>(
         buffer.resize(usize::try_from((length - at).min(BUFFER)).unwrap_or(0));
         read_padded(source, &mut buffer, from + at).map(|()| buffer).map_err(|error| (true, error))
     };
-    let write = |buffer: &Buffer, at: u64| target.write_past_cache(buffer, to + at).map_err(|error| (false, error));
+    // little is written by the kernel, which does it while the next is read, and joins what lies together in the target
     let read_and_write = || {
         let buffer = read(Buffer::default(), 0)?;
-        write(&buffer, 0).map(|()| buffer.len() as u64)
+        target.write_at(&buffer, to).map(|()| buffer.len() as u64).map_err(|error| (false, error))
     };
     if length <= BUFFER {
         return read_and_write();
@@ -274,7 +274,7 @@ fn copy<T: Storage>(
         let mut at = 0;
         while at < length && (at == 0 || goes_on()) {
             let buffer = filled.recv().map_err(|_| (true, io::Error::other("the thread that reads has ended")))??;
-            write(&buffer, at)?;
+            target.write_past_cache(&buffer, to + at).map_err(|error| (false, error))?;
             at += buffer.len() as u64;
             // fails when all is read
             _ = give_back.send(buffer);
@@ -285,11 +285,23 @@ fn copy<T: Storage>(
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
     use crate::qcow2::storage::Source;
 
-    /// A target that takes so many bytes.
-    struct Small(Direct, u64);
+    /// A target that takes so many bytes, and counts those that were to go past the page cache.
+    struct Small(Direct, u64, Cell<u64>);
+
+    impl Small {
+        fn new(most: u64) -> Small {
+            Small(Direct::new(file()), most, Cell::new(0))
+        }
+
+        fn has_room(&self, data: &[u8], offset: u64) -> io::Result<()> {
+            if offset + data.len() as u64 <= self.1 { Ok(()) } else { Err(Errno::NOSPC.into()) }
+        }
+    }
 
     impl Source for Small {
         fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
@@ -303,8 +315,14 @@ mod tests {
 
     impl Storage for Small {
         fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
-            let fits = offset + data.len() as u64 <= self.1;
-            if fits { self.0.write_past_cache(data, offset) } else { Err(Errno::NOSPC.into()) }
+            self.has_room(data, offset)?;
+            self.0.write_at(data, offset)
+        }
+
+        fn write_past_cache(&self, data: &[u8], offset: u64) -> io::Result<()> {
+            self.has_room(data, offset)?;
+            self.2.set(self.2.get() + data.len() as u64);
+            self.0.write_past_cache(data, offset)
         }
 
         fn set_length(&self, length: u64) -> io::Result<()> {
@@ -350,7 +368,7 @@ mod tests {
             // behind the source's end are zeroes
             (6 * BUFFER, 4096, 3 * BUFFER),
         ] {
-            let target = Small(Direct::new(file()), u64::MAX);
+            let target = Small::new(u64::MAX);
             let (mut route, mut done) = (Route::new(content.len() as u64), 0);
             while done < length {
                 let moved = route
@@ -364,6 +382,7 @@ mod tests {
             let mut expected = content[usize::try_from(from).unwrap()..].to_vec();
             expected.resize(read.len(), 0);
             assert!(read == expected, "{length} bytes from {from} to {to}");
+            assert_eq!(target.2.get(), if length > BUFFER { length } else { 0 });
         }
     }
 
@@ -371,7 +390,7 @@ mod tests {
     fn nothing_is_written_once_the_work_is_to_end() {
         let (source, content) = source(9 * BUFFER);
         for writes in 1..=9 {
-            let (target, mut asked) = (Small(Direct::new(file()), u64::MAX), 0);
+            let (target, mut asked) = (Small::new(u64::MAX), 0);
             let mut goes_on = || {
                 asked += 1;
                 asked < writes
@@ -389,12 +408,12 @@ mod tests {
     fn a_file_at_fault_ends_the_copy_and_is_told() {
         let (source, _) = source(9 * BUFFER);
         for taken in [0, BUFFER, 5 * BUFFER + 1] {
-            let target = Small(Direct::new(file()), taken);
+            let target = Small::new(taken);
             let failed =
                 copy(&target, 0, (&Direct::new(source.try_clone().unwrap()), 0), 9 * BUFFER, &mut || true).unwrap_err();
             assert!(!failed.0 && errno(&failed.1) == Some(Errno::NOSPC), "{taken}: {failed:?}");
         }
-        let target = Small(Direct::new(file()), u64::MAX);
+        let target = Small::new(u64::MAX);
         let folder = File::open(env!("CARGO_MANIFEST_DIR")).unwrap();
         for length in [BUFFER, 9 * BUFFER] {
             let folder = Direct::new(folder.try_clone().unwrap());
