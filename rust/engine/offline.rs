@@ -17,7 +17,7 @@ use super::writer::{CopyTarget, Piece, REQUEST, Slot, Writer, WriterEnds, Writte
 use crate::error::{Code, Error, Result};
 use crate::limits;
 use crate::nas::session::Session;
-use crate::qcow2::{self, CLUSTER, Dirty, Images, Inflated, View, aligned};
+use crate::qcow2::{self, Buffer, CLUSTER, Dirty, Images, Inflated, View};
 use crate::work::background;
 use crate::work::background::Background;
 use crate::work::job::Reporter;
@@ -276,14 +276,20 @@ fn start_threads<'scope>(scope: &'scope Scope<'scope, '_>, serve: impl Fn() + Co
 
 /// Reads the pieces that are asked for, until nobody asks any more.
 fn serve(images: &Images, disk: &str, asked: &Mutex<Receiver<Request>>) {
-    let mut inflated = Inflated::default();
+    let (mut buffer, mut inflated) = (Buffer::default(), Inflated::default());
     let next = || asked.lock().unwrap_or_else(PoisonError::into_inner).recv();
     while let Ok(Request { piece, mut slot, done }) = next() {
-        let bytes = aligned(&slot, usize::try_from(piece.length).unwrap_or(REQUEST));
-        let read = images.read(&piece, 0..piece.length, &mut slot[bytes.clone()], &mut inflated);
-        let read = read.map_err(|failure| read_error(disk, failure.error));
+        let length = usize::try_from(piece.length).unwrap_or(REQUEST);
+        let mut read = || {
+            buffer.resize(length).map_err(|error| Error::io(COPY, disk, error))?;
+            let read = images.read(&piece, 0..piece.length, &mut buffer, &mut inflated);
+            read.map_err(|failure| read_error(disk, failure.error))?;
+            slot[..length].copy_from_slice(&buffer);
+            Ok(())
+        };
+        let read = read();
         // fails when the copy has failed
-        let _ = done.send(read.map(|()| Piece::Data { offset: piece.at, bytes, slot }));
+        let _ = done.send(read.map(|()| Piece::Data { offset: piece.at, length, slot }));
     }
 }
 

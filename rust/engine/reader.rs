@@ -344,7 +344,7 @@ impl ExportReader {
                 PieceInOrder::Read { ticket, offset, length } => match self.connection.take(ticket)? {
                     Some(slot) => {
                         self.in_flight -= 1;
-                        Piece::Data { offset, bytes: 0..length, slot }
+                        Piece::Data { offset, length, slot }
                     }
                     None => {
                         self.waiting.push_front(first);

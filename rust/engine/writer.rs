@@ -14,7 +14,7 @@ use crate::error::{Code, Error, Result};
 use crate::limits;
 use crate::nas::session::Session;
 use crate::point::fingerprints::{self, Base, Content, Expected, Fingerprints, Recorder};
-use crate::qcow2::{BLOCK, CLUSTER, Stream, hash_rest};
+use crate::qcow2::{CLUSTER, Stream, hash_rest};
 use crate::second_table::run_there;
 use crate::work::background;
 use crate::work::background::Background;
@@ -28,14 +28,14 @@ const SLOTS: usize = 16;
 /// What an error says of a writer that was left behind.
 const HANGING: &str = "a write that the NAS does not answer";
 
-/// Memory for one request's bytes, wherever direct I/O wants them. Each piece on its way holds a slot, which bounds their number.
+/// Memory for one request's bytes. Each piece on its way holds a slot, which bounds their number.
 pub(super) type Slot = Box<[u8]>;
 
 /// What the reader tells the writer about the current disk, in order.
 #[derive(Debug)]
 pub(super) enum Piece {
-    /// These bytes of the slot, at `offset`.
-    Data { offset: u64, bytes: Range<usize>, slot: Slot },
+    /// The first `length` bytes of the slot, at `offset`.
+    Data { offset: u64, length: usize, slot: Slot },
     /// `length` zeroes at `offset`.
     Zeroes { offset: u64, length: u64, slot: Slot },
     /// The end of the disk; the next piece belongs to the next disk.
@@ -109,7 +109,7 @@ impl Writer {
         let (free, slots) = mpsc::channel();
         for _ in 0..SLOTS {
             // can't fail: the receiver is in this function
-            let _ = free.send(vec![0; REQUEST + BLOCK].into_boxed_slice());
+            let _ = free.send(vec![0; REQUEST].into_boxed_slice());
         }
         let probe = Arc::new(OnceLock::new());
         let (ours, found) = (shared.clone(), probe.clone());
@@ -190,9 +190,9 @@ fn write_disk(
     loop {
         let piece = next_piece(pieces, shared)?;
         let slot = match piece {
-            Piece::Data { offset, bytes, slot } => {
-                image.add_data(offset, &slot[bytes.clone()])?;
-                shared.add_written(bytes.len() as u64);
+            Piece::Data { offset, length, slot } => {
+                image.add_data(offset, &slot[..length])?;
+                shared.add_written(length as u64);
                 slot
             }
             Piece::Zeroes { offset, length, slot } => {
@@ -366,7 +366,7 @@ mod tests {
         let mut write = |at: usize| {
             let mut slot = all.pop().unwrap();
             slot.fill(1);
-            send(&pieces, Piece::Data { offset: (at * REQUEST) as u64, bytes: 0..REQUEST, slot }).unwrap();
+            send(&pieces, Piece::Data { offset: (at * REQUEST) as u64, length: REQUEST, slot }).unwrap();
         };
         write(0);
         slots.recv().unwrap();

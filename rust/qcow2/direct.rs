@@ -3,11 +3,12 @@
 
 use std::fs::File;
 use std::io;
-use std::ops::{Deref, DerefMut, Range};
+use std::ops::{Deref, DerefMut};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use log::Level;
+use memmap2::{Advice, MmapMut};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
@@ -17,7 +18,7 @@ use crate::error::errno;
 use crate::lacking;
 
 /// Direct I/O has to lie at multiples of this, in memory and in the file. No device has larger blocks.
-pub const BLOCK: usize = 4096;
+const BLOCK: usize = 4096;
 
 /// A file whose whole blocks are read and written past the page cache, where its file system allows that; all else goes through it.
 /// For that it is opened once more, when the first of them come.
@@ -135,28 +136,25 @@ fn tell(file: &impl Descriptor, error: Errno) {
     file.with(|file| lacking::tell(Level::Debug, file, "O_DIRECT", error, instead));
 }
 
-/// Which `length` bytes of `memory`, which has at least `BLOCK` more, can go past the page cache.
-pub fn aligned(memory: &[u8], length: usize) -> Range<usize> {
-    let start = memory.as_ptr().align_offset(BLOCK).min(BLOCK);
-    start..start + length
-}
-
-/// Memory that can go past the page cache.
+/// Memory that can go past the page cache: pages of its own, which no process gets that is started meanwhile. Of pages that two
+/// processes share, a kernel copies the one that is written next, older ones up to 2 MiB around it, and a device that still reads
+/// into the others would fill what nobody looks at any more.
 #[derive(Debug, Default)]
 pub struct Buffer {
-    bytes: Vec<u8>,
-    start: usize,
+    pages: Option<MmapMut>,
     length: usize,
 }
 
 impl Buffer {
     /// Sets the length in bytes; the content is undefined.
-    pub fn resize(&mut self, length: usize) {
-        if self.bytes.len() < length + BLOCK {
-            self.bytes.resize(length + BLOCK, 0);
-            self.start = aligned(&self.bytes, 0).start;
+    pub fn resize(&mut self, length: usize) -> io::Result<()> {
+        if self.pages.as_ref().is_none_or(|pages| pages.len() < length) {
+            let pages = MmapMut::map_anon(length)?;
+            pages.advise(Advice::DontFork)?;
+            self.pages = Some(pages);
         }
         self.length = length;
+        Ok(())
     }
 }
 
@@ -164,13 +162,13 @@ impl Deref for Buffer {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        &self.bytes[self.start..][..self.length]
+        self.pages.as_ref().map_or(&[], |pages| &pages[..self.length])
     }
 }
 
 impl DerefMut for Buffer {
     fn deref_mut(&mut self) -> &mut [u8] {
-        &mut self.bytes[self.start..][..self.length]
+        self.pages.as_mut().map_or(&mut [], |pages| &mut pages[..self.length])
     }
 }
 
@@ -185,7 +183,7 @@ mod tests {
 
     fn buffer(length: usize) -> Buffer {
         let mut buffer = Buffer::default();
-        buffer.resize(length);
+        buffer.resize(length).unwrap();
         buffer.iter_mut().zip((0..=250).cycle()).for_each(|(byte, value)| *byte = value);
         buffer
     }
@@ -206,6 +204,24 @@ mod tests {
                 assert_eq!(direct.length().unwrap(), if length == 0 { 0 } else { (offset + length) as u64 });
             }
         }
+    }
+
+    #[test]
+    fn no_process_that_is_started_gets_the_memory() {
+        let buffer = buffer(3 * BLOCK);
+        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let (mut flags, at) = (None, buffer.as_ptr() as u64);
+        let mut within = false;
+        for line in maps.lines() {
+            if let Some((from, to)) = line.split_once(' ').and_then(|(range, _)| range.split_once('-')) {
+                let [from, to] = [from, to].map(|address| u64::from_str_radix(address, 16).unwrap());
+                within = (from..to).contains(&at);
+            } else if within && let Some(of_it) = line.strip_prefix("VmFlags:") {
+                flags = Some(of_it);
+            }
+        }
+        // `dc`: not copied into a child, of proc(5)
+        assert!(flags.unwrap().split_whitespace().any(|flag| flag == "dc"), "{flags:?}");
     }
 
     #[test]

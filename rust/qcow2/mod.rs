@@ -35,7 +35,7 @@ pub use bitmaps::Bitmap;
 pub use chain::ImageFailure;
 pub use check::{CheckReport, check};
 pub use create::{CLUSTER, check_creatable, check_filled, create};
-pub use direct::{BLOCK, Buffer, Direct, aligned};
+pub use direct::{Buffer, Direct};
 pub use dirty::Dirty;
 pub use error::{Error, Pulse, unless_stopped};
 pub use follow::follow;

@@ -237,8 +237,9 @@ fn copy<T: Storage>(
     goes_on: &mut dyn FnMut() -> bool,
 ) -> Result<u64, Fault> {
     let read = |mut buffer: Buffer, at: u64| {
-        buffer.resize(usize::try_from((length - at).min(BUFFER)).unwrap_or(0));
-        read_padded(source, &mut buffer, from + at).map(|()| buffer).map_err(|error| (true, error))
+        let made = buffer.resize(usize::try_from((length - at).min(BUFFER)).unwrap_or(0));
+        let read = made.and_then(|()| read_padded(source, &mut buffer, from + at));
+        read.map(|()| buffer).map_err(|error| (true, error))
     };
     // little is written by the kernel, which does it while the next is read, and joins what lies together in the target
     let read_and_write = || {

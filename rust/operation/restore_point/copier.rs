@@ -15,7 +15,7 @@ use super::plan::PlacedPiece;
 use super::target::OutputTarget;
 use crate::apart::{Apart, Descriptor};
 use crate::engine::rate::Limiter;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::point::fingerprints::{Content, Expected};
 use crate::qcow2::{
     Buffer, CLUSTER, ImageFailure, Inflated, Layer, Part, Place, Route, Step, Storage as _, View, Zeroing,
@@ -101,7 +101,7 @@ impl Copier {
         limiter: &Limiter,
         go_on: impl Fn() -> Result<()>,
     ) -> Result<()> {
-        self.buffer.resize(usize::try_from(work.piece.length).unwrap_or(0));
+        self.take_memory(work.piece.length)?;
         let mut clusters = self.take_from_old(disk, work, states)?;
         for (start, end) in runs(&clusters, |cluster| *cluster == Cluster::Missing) {
             let range = bytes_of(work, start, end);
@@ -222,10 +222,15 @@ impl Copier {
         Ok(())
     }
 
+    fn take_memory(&mut self, length: u64) -> Result<()> {
+        let made = self.buffer.resize(usize::try_from(length).unwrap_or(0));
+        made.map_err(|error| Error::io(STEP, "memory for a piece", error))
+    }
+
     /// Reads a part from the NAS, then writes it. In between the gate is asked whether the restore goes on; and by the gate it is known
     /// whether the NAS or the outputs' storage hangs.
     fn read_and_write(&mut self, disk: &RestoredDisk, place: Place, to: u64, length: u64) -> Result<()> {
-        self.buffer.resize(usize::try_from(length).unwrap_or(0));
+        self.take_memory(length)?;
         let read = disk.images.read_place(place, &mut self.buffer, &mut self.inflated);
         read.map_err(|failure| disk.paths.image_failed(failure))?;
         if disk.device || self.buffer.iter().any(|byte| *byte != 0) {

@@ -61,7 +61,7 @@ impl KeptCopy {
         while at < length {
             go_on()?;
             let _inside = gate.enter(STEP)?;
-            buffer.resize(usize::try_from(PIECE.min(length - at)).unwrap_or(0));
+            buffer.resize(usize::try_from(PIECE.min(length - at)).unwrap_or(0)).map_err(failed)?;
             from.read(&mut buffer, at).map_err(failed)?;
             unsynced += write_data(&target, &buffer, at).map_err(failed)?;
             at += buffer.len() as u64;
@@ -146,7 +146,7 @@ mod tests {
         let file = tempfile::tempfile_in(dir.path()).unwrap();
         let device = Direct::new(AnyFile::from(file.try_clone().unwrap()));
         let mut data = Buffer::default();
-        data.resize(2 * PIECE as usize);
+        data.resize(2 * PIECE as usize).unwrap();
         data.fill(7);
         assert_eq!(device.write(&data, 0).unwrap(), 0, "the disk of the build does no direct I/O");
         let in_cache = |file: &std::fs::File| {
