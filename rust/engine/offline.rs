@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{self, Scope};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use super::job::COPY;
@@ -21,6 +21,7 @@ use crate::qcow2::{self, Buffer, CLUSTER, Dirty, Images, Inflated, View};
 use crate::work::background;
 use crate::work::background::Background;
 use crate::work::job::Reporter;
+use crate::work::side_by_side::begin_threads;
 
 /// What an error says of a reader that was left behind.
 const HANGING: &str = "a read that the disk's own storage does not answer, and which holds the disk's lock";
@@ -194,7 +195,7 @@ impl ImageReader {
         let (requests, asked) = mpsc::channel();
         let asked = Mutex::new(asked);
         thread::scope(|scope| {
-            start_threads(scope, || serve(&images, &name, &asked))?;
+            begin_threads(scope, COPY, READS, |_| serve(&images, &name, &asked))?;
             // dropped at the end, so that the threads end
             let requests = requests;
             let mut waiting = VecDeque::new();
@@ -255,23 +256,6 @@ struct Request {
     piece: qcow2::Piece,
     slot: Slot,
     done: Sender<Result<Piece>>,
-}
-
-/// Starts threads that `serve`. Those that can be started do all of the work.
-fn start_threads<'scope>(scope: &'scope Scope<'scope, '_>, serve: impl Fn() + Copy + Send + 'scope) -> Result<()> {
-    for number in 0..READS {
-        match thread::Builder::new().name("read a disk".to_owned()).spawn_scoped(scope, serve) {
-            Ok(_) => {}
-            Err(error) if number == 0 => {
-                return Err(Error::new(Code::Io, COPY, format!("unable to start a thread - {error}")));
-            }
-            Err(error) => {
-                log::warn!("unable to start more than {number} threads that read a disk, going on with these: {error}");
-                break;
-            }
-        }
-    }
-    Ok(())
 }
 
 /// Reads the pieces that are asked for, until nobody asks any more.

@@ -1,10 +1,11 @@
-//! Several works of one kind, some at a time, by a thread that waits for all of them.
+//! Several works of one kind, some at a time, by threads that another one waits for.
 
 use std::panic::resume_unwind;
 use std::sync::{Mutex, PoisonError};
-use std::thread::{self, ScopedJoinHandle};
+use std::thread::{self, Scope, ScopedJoinHandle};
 
 use super::owner::keep_owner;
+use crate::error::{Code, Error, Result};
 
 /// Does the works, `at_once` at a time, on this thread and on others that are called `step`. What became of each, in their order; by then
 /// all have ended. Where no more threads can be started, fewer do all of it.
@@ -35,6 +36,29 @@ pub(crate) fn side_by_side<W: Send, T: Send>(
     });
     done.sort_by_key(|(i, _)| *i);
     done.into_iter().map(|(_, done)| done).collect()
+}
+
+/// Begins `count` threads that do `work` together, each with its number. Those that can be started do all of it; `IO` if none can.
+pub(crate) fn begin_threads<'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    step: &'static str,
+    count: usize,
+    work: impl Fn(usize) + Copy + Send + 'scope,
+) -> Result<()> {
+    for number in 0..count {
+        let begun = thread::Builder::new().name(format!("{step} {number}")).spawn_scoped(scope, move || work(number));
+        match begun {
+            Ok(_) => {}
+            Err(error) if number == 0 => {
+                return Err(Error::new(Code::Io, step, format!("unable to start a thread - {error}")));
+            }
+            Err(error) => {
+                log::warn!("{step}: unable to start more than {number} threads, going on with these: {error}");
+                break;
+            }
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ use crate::work::background::Background;
 use crate::work::deadline;
 use crate::work::job::Reporter;
 use crate::work::phase::Phase;
+use crate::work::side_by_side::begin_threads;
 
 /// Threads that copy, each with a piece of its own.
 const THREADS: usize = 16;
@@ -99,17 +100,8 @@ impl Copying {
     fn on_threads(&self, count: usize, work: impl Fn(usize) -> Result<()> + Sync) -> Result<()> {
         let work = &work;
         thread::scope(|scope| {
-            for number in 0..count {
-                let run = move || work(number).unwrap_or_else(|error| self.fail(error));
-                if let Err(error) = thread::Builder::new().name(format!("restore {number}")).spawn_scoped(scope, run) {
-                    // the threads that were started do the work
-                    log::warn!("unable to start more than {number} threads for the copy, going on with these: {error}");
-                    if number == 0 {
-                        self.fail(Error::new(Code::Io, "copy", format!("unable to start a thread - {error}")));
-                    }
-                    break;
-                }
-            }
+            let run = move |number| work(number).unwrap_or_else(|error| self.fail(error));
+            begin_threads(scope, "copy", count, run).unwrap_or_else(|error| self.fail(error));
         });
         self.failed.lock().unwrap_or_else(PoisonError::into_inner).take().map_or(Ok(()), Err)
     }
