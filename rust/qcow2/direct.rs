@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io;
-use std::ops::{Deref, DerefMut};
+use std::ops::{Deref, DerefMut, Range};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
@@ -19,6 +19,10 @@ use crate::lacking;
 
 /// Direct I/O has to lie at multiples of this, in memory and in the file. No device has larger blocks.
 const BLOCK: usize = 4096;
+/// A huge page.
+const HUGE: usize = 2 << 20;
+/// The fewest bytes that are worth one: it is filled with zeroes first.
+const LEAST_HUGE: usize = 512 << 10;
 
 /// A file whose whole blocks are read and written past the page cache, where its file system allows that; all else goes through it.
 /// For that it is opened once more, when the first of them come.
@@ -139,36 +143,55 @@ fn tell(file: &impl Descriptor, error: Errno) {
 /// Memory that can go past the page cache: pages of its own, which no process gets that is started meanwhile. Of pages that two
 /// processes share, a kernel copies the one that is written next, older ones up to 2 MiB around it, and a device that still reads
 /// into the others would fill what nobody looks at any more.
+///
+/// Where the kernel has huge pages, much of it lies together: a device takes memory in so many pieces for each request, and some take
+/// time for each piece.
 #[derive(Debug, Default)]
 pub struct Buffer {
-    pages: Option<MmapMut>,
-    length: usize,
+    mapping: Option<MmapMut>,
+    /// Where in the mapping the bytes are.
+    place: Range<usize>,
 }
 
 impl Buffer {
     /// Sets the length in bytes; the content is undefined.
     pub fn resize(&mut self, length: usize) -> io::Result<()> {
-        if self.pages.as_ref().is_none_or(|pages| pages.len() < length) {
-            let pages = MmapMut::map_anon(length)?;
-            pages.advise(Advice::DontFork)?;
-            self.pages = Some(pages);
+        let start = self.place.start;
+        if self.mapping.as_ref().is_none_or(|mapping| mapping.len() - start < length) {
+            let (mapping, start) = map(length)?;
+            (self.mapping, self.place.start) = (Some(mapping), start);
         }
-        self.length = length;
+        self.place.end = self.place.start + length;
         Ok(())
     }
+}
+
+/// A mapping, and where in it are so many bytes.
+fn map(length: usize) -> io::Result<(MmapMut, usize)> {
+    let is_huge = length >= LEAST_HUGE;
+    let whole = if is_huge { length.next_multiple_of(HUGE) + HUGE } else { length };
+    let mapping = MmapMut::map_anon(whole)?;
+    mapping.advise(Advice::DontFork)?;
+    if !is_huge {
+        return Ok((mapping, 0));
+    }
+    let start = mapping.as_ptr().align_offset(HUGE);
+    // where the kernel has none, pages are small
+    _ = mapping.advise_range(Advice::HugePage, start, whole - HUGE);
+    Ok((mapping, start))
 }
 
 impl Deref for Buffer {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        self.pages.as_ref().map_or(&[], |pages| &pages[..self.length])
+        self.mapping.as_ref().map_or(&[], |mapping| &mapping[self.place.clone()])
     }
 }
 
 impl DerefMut for Buffer {
     fn deref_mut(&mut self) -> &mut [u8] {
-        self.pages.as_mut().map_or(&mut [], |pages| &mut pages[..self.length])
+        self.mapping.as_mut().map_or(&mut [], |mapping| &mut mapping[self.place.clone()])
     }
 }
 
@@ -208,7 +231,19 @@ mod tests {
 
     #[test]
     fn no_process_that_is_started_gets_the_memory() {
-        let buffer = buffer(3 * BLOCK);
+        let has_huge = std::path::Path::new("/sys/kernel/mm/transparent_hugepage").exists();
+        for (length, is_huge) in [(3 * BLOCK, false), (LEAST_HUGE, has_huge), (HUGE + 1, has_huge)] {
+            let buffer = buffer(length);
+            // `dc`: not copied into a child, `hg`: huge pages if there are any, of proc(5)
+            let (flags, is_flagged) =
+                (flags(&buffer), |flags: &str, flag| flags.split_whitespace().any(|of| of == flag));
+            assert!(is_flagged(&flags, "dc") && is_flagged(&flags, "hg") == is_huge, "{length}: {flags}");
+            assert!(!is_huge || buffer.as_ptr().align_offset(HUGE) == 0, "{length}");
+        }
+    }
+
+    /// The kernel's flags of the memory.
+    fn flags(buffer: &Buffer) -> String {
         let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
         let (mut flags, at) = (None, buffer.as_ptr() as u64);
         let mut within = false;
@@ -220,8 +255,17 @@ mod tests {
                 flags = Some(of_it);
             }
         }
-        // `dc`: not copied into a child, of proc(5)
-        assert!(flags.unwrap().split_whitespace().any(|flag| flag == "dc"), "{flags:?}");
+        flags.unwrap().to_owned()
+    }
+
+    #[test]
+    fn a_buffer_has_room_for_what_it_is_to_hold_next() {
+        let mut buffer = Buffer::default();
+        for length in [0, 9, HUGE, 3, LEAST_HUGE - 1, 3 * HUGE + 1, HUGE] {
+            buffer.resize(length).unwrap();
+            buffer.fill(0x5a);
+            assert!(buffer.len() == length && buffer.iter().all(|byte| *byte == 0x5a), "{length}");
+        }
     }
 
     #[test]
