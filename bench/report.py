@@ -174,7 +174,7 @@ def bounds(rows, boundary, big, guest, restored, asked, away):
     bound("incremental, by pull, on six points: as many requests as on one, or 6 more", most and most - least, "more",
           lambda value: value <= 6)
     pull_away = away.get("pull", {})
-    bound("incremental of 5 MiB, by pull: at most 40 round trips one after the other", pull_away.get("round_trips"), "",
+    bound("incremental of 5 MiB, by pull: at most 40 requests one after the other", pull_away.get("round_trips"), "",
           lambda value: value <= 40)
     bound("the same from a server 5 ms away: at most 3x its time without delay", pull_away.get("ratios", {}).get(5), "x",
           lambda value: value <= 3)
@@ -248,7 +248,7 @@ def requests(samples):
 
 
 def away(samples):
-    """By engine, the seconds of an incremental by the server's delay in ms, and how many such delays it waits for in a row."""
+    """By engine, the seconds of an incremental by the server's delay in ms, and how many requests follow one another."""
     found = {}
     for engine in dict.fromkeys(s["engine"] for s in samples.of("nas away")):
         delays = sorted({s["delay"] for s in samples.of("nas away", engine=engine)})
@@ -256,8 +256,8 @@ def away(samples):
         middles = {d: median(of) for d, of in seconds.items()}
         found[engine] = {"seconds": middles, "spread": {d: [min(of), max(of)] for d, of in seconds.items()},
                          "ratios": {d: of / middles[0] for d, of in middles.items()},
-                         # of the longest, which noise moves least
-                         "round_trips": (middles[delays[-1]] - middles[0]) / delays[-1] * 1000}
+                         # that wait for each other always do so, others now and then: of the longest delay, and the least
+                         "round_trips": min(s["in_a_row"] for s in samples.of("nas away", engine=engine, delay=delays[-1]))}
     return found
 
 
@@ -396,8 +396,8 @@ def markdown(results):
                         [[r["operation"], r["engine"], from_to(r["chain"]), from_to(r["asked"]), by_kind(r["kinds"]),
                           by_kind(r["background"]), from_to(r["again"])] for r in results["requests"]])]
     if results["away"]:
-        parts += ["An incremental of 5 MiB, seconds, by the server's delay, and the round trips that wait for each other:\n",
-                  table(["engine", *(f"{d} ms" for d in next(iter(results["away"].values()))["seconds"]), "round trips"],
+        parts += ["An incremental of 5 MiB, seconds, by the server's delay, and the requests that follow one another:\n",
+                  table(["engine", *(f"{d} ms" for d in next(iter(results["away"].values()))["seconds"]), "requests"],
                         [[engine, *(f"{a['seconds'][d]:.2f} ({a['spread'][d][0]:.2f}..{a['spread'][d][1]:.2f})" for d in a["seconds"]),
                           text(a["round_trips"], "", 0)] for engine, a in results["away"].items()])]
     if results["nights"]["rows"]:

@@ -2,7 +2,8 @@
 //! disks, by push and by pull, a chain that grows to nine points and is then thinned out. A count has no spread: once is enough.
 //! Then how long an incremental takes with a server that is some milliseconds away.
 //!
-//! `NASBACKUP_SHOW_REQUESTS="incremental by pull"` shows instead each request of this operation, in order, with the name of its file.
+//! `NASBACKUP_SHOW_REQUESTS="incremental by pull"` shows instead each request of this operation, in order, with the name of its file, and when
+//! it was sent and answered; `"incremental 20 ms away by pull"` from afar.
 
 #![allow(clippy::unwrap_used, reason = "a failure here ends the benchmark")]
 
@@ -13,6 +14,7 @@ mod served;
 mod support;
 
 use std::collections::BTreeMap;
+use std::sync::Mutex;
 use std::time::Instant;
 
 use nasbackup::operation::call;
@@ -26,12 +28,23 @@ const POINTS: usize = 9;
 /// How much later the server's answers come, in milliseconds, and how often each is tried.
 const DELAYS: [u64; 4] = [0, 1, 5, 20];
 const RUNS: u64 = 5;
-/// What the kernel tells of the client's requests: each of them, and for which files they are.
-struct Trace;
+
+/// What the kernel tells of the client's requests: when each was sent and answered; if they are shown, also for which files they are.
+struct Trace {
+    shown: bool,
+}
+
+/// A request, in seconds of the kernel's clock.
+struct Request {
+    sent: f64,
+    answered: f64,
+    kind: String,
+}
 
 impl Trace {
     const AT: &str = "/sys/kernel/tracing";
-    const EVENTS: [&str; 2] = ["sunrpc/rpc_request", "nfs4"];
+    const TIMES: [&str; 3] = ["sunrpc/xprt_transmit", "sunrpc/xprt_lookup_rqst", "sunrpc/rpc_stats_latency"];
+    const SHOWN: [&str; 2] = ["sunrpc/rpc_request", "nfs4"];
     const NOISE: [&str; 5] = [
         "nfs4_setup_sequence",
         "nfs4_sequence_done",
@@ -40,47 +53,110 @@ impl Trace {
         "nfs4_xdr_status",
     ];
 
-    fn begin() -> Trace {
+    fn begin(shown: bool) -> Trace {
         let trace = |file: &str, text: &str| std::fs::write(format!("{}/{file}", Trace::AT), text).unwrap();
         if !std::path::Path::new(Trace::AT).join("trace").exists() {
             run("mount", ["-t", "tracefs", "tracefs", Trace::AT]);
         }
         trace("buffer_size_kb", "8192");
+        trace("trace_clock", "mono");
         trace("trace", "");
-        Trace::EVENTS.iter().for_each(|event| trace(&format!("events/{event}/enable"), "1"));
+        let events = Trace::TIMES.iter().chain(Trace::SHOWN.iter().filter(|_| shown));
+        events.for_each(|event| trace(&format!("events/{event}/enable"), "1"));
         Trace::NOISE.iter().for_each(|event| trace(&format!("events/nfs4/{event}/enable"), "0"));
-        Trace
+        Trace { shown }
     }
 
-    /// Names files by their numbers, as the server's `root` has them now.
-    fn show(self, root: &std::path::Path) {
+    /// How many of the requests followed one another.
+    fn end(self) -> usize {
         std::fs::write(format!("{}/events/enable", Trace::AT), "0").unwrap();
         let text = std::fs::read_to_string(format!("{}/trace", Trace::AT)).unwrap();
-        let found = std::process::Command::new("find").arg(root).args(["-printf", "%i %P\n"]).output().unwrap();
-        let found = String::from_utf8(found.stdout).unwrap();
-        let names: BTreeMap<_, _> = found.lines().filter_map(|line| line.split_once(' ')).collect();
-        for line in text.lines().filter(|line| !line.starts_with('#')) {
-            let words = line.split_whitespace().map(|word| {
-                let number = word.rsplit(':').next().unwrap();
-                names.get(number).filter(|_| word.contains(':')).map_or(word.to_owned(), |name| format!("'{name}'"))
-            });
-            println!("{}", words.collect::<Vec<_>>().join(" "));
+        let requests = Request::all(&text);
+        let in_a_row = Request::in_a_row(&requests);
+        if self.shown {
+            TO_SHOW.lock().unwrap().push(text.clone());
+            let begun = requests.iter().map(|request| request.sent).fold(f64::INFINITY, f64::min);
+            for request in &requests {
+                let [sent, answered] = [request.sent, request.answered].map(|at| (at - begun) * 1000.0);
+                let mark = if in_a_row.iter().any(|other| std::ptr::eq(*other, request)) { "*" } else { " " };
+                println!("{mark} {sent:9.2} {answered:9.2} {}", request.kind);
+            }
         }
+        in_a_row.len()
     }
+}
+
+/// Traces that are shown once nothing more is measured: the server notes when folders are listed, and its clients see that.
+static TO_SHOW: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+/// Shows a trace; files are named by their numbers, as the server has them now.
+fn show(text: &str) {
+    let found = std::process::Command::new("find").args(["/srv/root/nas", "-printf", "%i %P\n"]).output().unwrap();
+    let found = String::from_utf8(found.stdout).unwrap();
+    let names: BTreeMap<_, _> = found.lines().filter_map(|line| line.split_once(' ')).collect();
+    let is_time = |line: &str| line.contains(": xprt_");
+    for line in text.lines().filter(|line| !line.starts_with('#') && !is_time(line)) {
+        let words = line.split_whitespace().map(|word| {
+            let number = word.rsplit(':').next().unwrap();
+            names.get(number).filter(|_| word.contains(':')).map_or(word.to_owned(), |name| format!("'{name}'"))
+        });
+        println!("{}", words.collect::<Vec<_>>().join(" "));
+    }
+}
+
+impl Request {
+    /// Those of a trace in the order of their answers, without what keeps the client's lease.
+    fn all(text: &str) -> Vec<Request> {
+        let (mut sent, mut answered, mut requests) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
+        for line in text.lines() {
+            let Some((event, xid)) = line.split_once(" xid=") else { continue };
+            let mut words = xid.split_whitespace();
+            let xid = words.next().unwrap();
+            let at = || event.split_whitespace().find_map(|word| word.strip_suffix(':')?.parse::<f64>().ok()).unwrap();
+            if event.contains("xprt_transmit:") {
+                sent.entry(xid).or_insert_with(at);
+            } else if event.contains("xprt_lookup_rqst:") {
+                answered.insert(xid, at());
+            } else if let (Some("nfsv4"), Some(kind)) = (words.next(), words.next())
+                && !["SEQUENCE", "RENEW"].contains(&kind)
+                && let (Some(sent), Some(answered)) = (sent.remove(xid), answered.remove(xid))
+            {
+                requests.push(Request { sent, answered, kind: kind.to_owned() });
+            }
+        }
+        requests.sort_by(|one, other| one.answered.total_cmp(&other.answered));
+        requests
+    }
+
+    /// As many as there are of which each was sent when the one before was answered.
+    fn in_a_row(requests: &[Request]) -> Vec<&Request> {
+        let mut chosen: Vec<&Request> = Vec::new();
+        for request in requests {
+            if chosen.last().is_none_or(|last| last.answered <= request.sent) {
+                chosen.push(request);
+            }
+        }
+        chosen
+    }
+}
+
+/// What is to be shown, and nothing else.
+fn shown() -> Option<String> {
+    std::env::var("NASBACKUP_SHOW_REQUESTS").ok()
+}
+
+fn is_shown(operation: &str, engine: &str) -> bool {
+    shown().is_some_and(|shown| shown == format!("{operation} by {engine}"))
 }
 
 /// Runs something on a repository that is mounted, and prints what it asked.
 fn counted<T>(nas: &Value, operation: &str, engine: &str, chain: usize, act: impl FnOnce() -> T) -> T {
     ask("backupStats", &json!({"repository": nas}));
     let address = nas["address"].as_str().unwrap();
-    let shown = std::env::var("NASBACKUP_SHOW_REQUESTS").is_ok_and(|shown| shown == format!("{operation} by {engine}"));
-    let trace = shown.then(Trace::begin);
+    let trace = is_shown(operation, engine).then(|| Trace::begin(true));
     let before = Counts::of(address);
     let done = act();
-    if let Some(trace) = trace {
-        let (_, folder) = address.rsplit_once('/').unwrap();
-        trace.show(&std::path::Path::new("/srv/root/nas").join(folder));
-    }
+    trace.map(Trace::end);
     let Asked { asked, background, again } = Counts::of(address).since(&before);
     let counts = json!({"section": "nas", "operation": operation, "engine": engine, "chain": chain,
         "asked": asked, "background": background, "again": again});
@@ -156,11 +232,13 @@ fn time_incrementals(engine: &str) {
         story.accept_with(request, |request| {
             delay_network(delay);
             ask("backupStats", &json!({"repository": nas}));
+            let trace = Trace::begin(is_shown(&format!("incremental {delay} ms away"), engine));
             let begun = Instant::now();
             let taken = take(request);
             let seconds = begun.elapsed().as_secs_f64();
+            let in_a_row = trace.end();
             delay_network(0);
-            println!("{}", json!({"section": "nas away", "engine": engine, "delay": delay, "seconds": seconds}));
+            println!("{}", json!({"section": "nas away", "engine": engine, "delay": delay, "seconds": seconds, "in_a_row": in_a_row}));
             taken
         });
     }
@@ -168,18 +246,23 @@ fn time_incrementals(engine: &str) {
 }
 
 fn main() {
-    let shown = std::env::var("NASBACKUP_SHOW_REQUESTS").ok();
-    for engine in ["push", "pull"].into_iter().filter(|engine| shown.iter().all(|shown| shown.ends_with(engine))) {
-        let story = Story::new(Guest::ordinary(), served::nfs("nas", "vers=4.2"));
-        let nas = repository_json(&story.nas.repository());
-        let mut chain = Chain { engine, story, nas };
-        chain.grow();
-        chain.ask("backupStats", json!({}));
-        chain.ask("verifyChain", json!({"backupPath": chain.path(POINTS - 1)}));
-        chain.thin_out();
-        chain.story.assert_all_restore();
+    let shown = shown();
+    let engines = || ["push", "pull"].into_iter().filter(|engine| shown.iter().all(|shown| shown.ends_with(engine)));
+    let is_far = |shown: &String| shown.contains(" ms away ");
+    if !shown.as_ref().is_some_and(is_far) {
+        for engine in engines() {
+            let story = Story::new(Guest::ordinary(), served::nfs("nas", "vers=4.2"));
+            let nas = repository_json(&story.nas.repository());
+            let mut chain = Chain { engine, story, nas };
+            chain.grow();
+            chain.ask("backupStats", json!({}));
+            chain.ask("verifyChain", json!({"backupPath": chain.path(POINTS - 1)}));
+            chain.thin_out();
+            chain.story.assert_all_restore();
+        }
     }
-    if shown.is_none() {
-        ["push", "pull"].into_iter().for_each(time_incrementals);
+    if shown.as_ref().is_none_or(is_far) {
+        engines().for_each(time_incrementals);
     }
+    TO_SHOW.lock().unwrap().iter().for_each(|text| show(text));
 }
