@@ -7,8 +7,10 @@ use std::os::fd::AsFd;
 use std::sync::{Mutex, PoisonError};
 
 use log::Level;
+use rustix::fs::StatxFlags;
 use rustix::io::Errno;
 
+use crate::descriptor::Attributes;
 use crate::mountinfo;
 
 /// The kernel's own number for "not supported" (ENOTSUPP), which NFS and CIFS let through to programs.
@@ -30,7 +32,8 @@ pub(crate) fn is_unsettable(error: Errno) -> bool {
 /// Logs that the file system of `file` lacks `what`, and what is done `instead`, unless that was logged before.
 pub(crate) fn tell(level: Level, file: impl AsFd, what: &'static str, error: impl Display, instead: &str) {
     // of one whose number is not known it is told each time
-    let number = rustix::fs::fstat(&file).ok().map(|stat| stat.st_dev);
+    // and to tell the number no server is asked for what else has changed
+    let number = Attributes::of(&file, StatxFlags::empty()).ok().map(|found| found.device);
     if number.is_none_or(|number| TOLD.lock().unwrap_or_else(PoisonError::into_inner).insert((number, what))) {
         let name =
             mountinfo::place(file.as_fd()).map_or_else(|_| "a file system".to_owned(), |place| place.file_system);
