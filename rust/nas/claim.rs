@@ -29,6 +29,7 @@ use crate::error::{Code, Error, Result, called};
 use crate::fs_kind::FsKind;
 use crate::limits;
 use crate::qcow2::Storage;
+use crate::work::side_by_side::side_by_side;
 use crate::{random, sys};
 
 /// The claim of whoever makes, changes or removes points.
@@ -53,8 +54,8 @@ pub(super) struct Claim {
     is_remote: bool,
     name: String,
     owner: String,
-    /// By what NFS knows its file, once that is made: a server gives a file's number to another one once it is removed.
-    handle: OnceLock<Vec<u8>>,
+    /// By what NFS knows its file, once that is made, and its attributes: a server gives a file's number to another one once it is removed.
+    made: OnceLock<(Vec<u8>, Attributes)>,
     /// When it was renewed, by a clock that goes on while the host sleeps.
     renewed: Mutex<Duration>,
     /// How often it is renewed.
@@ -73,23 +74,15 @@ enum FoundClaim {
 impl Claim {
     pub(super) fn new(folder: &Folder, purpose: Purpose) -> Result<Claim> {
         let folder = folder.open_again()?;
-        let device = rustix::fs::fstat(&folder).map_err(|e| Error::io(STEP, &folder.path, e))?.st_dev;
+        let found = Attributes::of(&folder, StatxFlags::empty());
+        let device = found.map_err(|e| Error::io(STEP, &folder.path, e))?.device;
         let is_remote = rustix::fs::major(device) == 0;
         let id = random::hex("make a claim")?;
         let name = if purpose == Purpose::Read { format!("{READER}{id}") } else { WRITER.to_owned() };
         let owner = claim_text::owner_text(&id, purpose)?;
         let renewal = limits::within(RENEW, limits::CLAIM_RENEWAL);
         let expiry = limits::within(TAKE_OVER, limits::CLAIM);
-        Ok(Claim {
-            folder,
-            is_remote,
-            name,
-            owner,
-            handle: OnceLock::new(),
-            renewed: Mutex::default(),
-            renewal,
-            expiry,
-        })
+        Ok(Claim { folder, is_remote, name, owner, made: OnceLock::new(), renewed: Mutex::default(), renewal, expiry })
     }
 
     /// Waits until no conflicting claim is there.
@@ -128,17 +121,18 @@ impl Claim {
 
     /// Makes the claim's file; `None` if there is one.
     fn make(&self) -> Result<Option<Apart>> {
-        match self.folder.create_file(&self.name, FILE_MODE) {
+        match self.folder.create_file_for_writing_alone(&self.name, FILE_MODE) {
             Err(error) if error.code == Code::AlreadyExists => Ok(None),
             made => {
                 let file = made?;
                 if FsKind::in_table(&self.folder) == FsKind::Nfs
+                    && let Ok(attributes) = file.with(|file| Attributes::of(file, StatxFlags::NLINK))
                     // or the server counts no names, and one that is gone could not be told
-                    && file.with(|file| Attributes::of(file, StatxFlags::NLINK)).is_ok_and(|file| file.links > 0)
+                    && attributes.links > 0
                     && let Ok(handle) = file.with(|file| sys::handle_of(file.as_fd(), c""))
                 {
                     // can't fail: it is made once
-                    let _ = self.handle.set(handle);
+                    let _ = self.made.set((handle, attributes));
                 }
                 let written = self.write(STEP, &file, &[counter(0).as_bytes(), self.owner.as_bytes()].concat());
                 written.inspect_err(|_| self.unlink().unwrap_or_else(|error| log::warn!("{error}")))?;
@@ -168,14 +162,18 @@ impl Claim {
         if self.is_at(&self.name)? {
             return Ok(());
         }
+        Err(self.taken_over())
+    }
+
+    fn taken_over(&self) -> Error {
         let cause = format!("another host has taken over '{}'", self.folder.path.display());
-        Err(Error::new(Code::Busy, "check the claim", cause))
+        Error::new(Code::Busy, "check the claim", cause)
     }
 
     /// True if our claim has this name. Whoever takes a claim over removes its file and makes another, so that on NFS the handle of what has
     /// the name tells, by one question. Elsewhere, and when in doubt, the text tells.
     fn is_at(&self, name: &str) -> Result<bool> {
-        if let Some(handle) = self.handle.get() {
+        if let Some((handle, _)) = self.made.get() {
             let known_as = CString::new(name).map_err(|e| Error::io(STEP, name, e))?;
             match self.folder.handle_now(&known_as)? {
                 None => return Ok(false),
@@ -201,13 +199,29 @@ impl Claim {
         self.folder.path.join(&self.name)
     }
 
-    /// Removes the claim, unless another host has taken it over.
-    pub(super) fn give_back(&self) -> Result<()> {
-        self.check()?;
-        match self.remove_if(&self.name, |aside| Ok((self.is_at(aside)?, Vec::new()))) {
+    /// Removes the claim, unless another host has taken it over. Its file is closed before, as NFS removes no open one.
+    pub(super) fn give_back(&self, file: Option<Apart>) -> Result<()> {
+        // nobody takes over one that was renewed lately; it is looked at once it has its other name in any case
+        let is_fresh = self.is_fresh();
+        if !is_fresh {
+            self.check()?;
+        }
+        let known = self.made.get().filter(|_| is_fresh).map(|(_, attributes)| attributes);
+        type Work<'a> = Box<dyn FnOnce() -> Option<Result<Option<String>>> + Send + 'a>;
+        let close: Work<'_> = Box::new(move || {
+            drop(file);
+            None
+        });
+        let is_seen = |aside: &str| Ok((self.is_at(aside)?, Vec::new()));
+        let set_aside: Work<'_> = Box::new(move || Some(self.set_aside(&self.name, known, is_seen)));
+        // elsewhere a server may rename no open file
+        let at_once = if self.made.get().is_some() { 2 } else { 1 };
+        let done = side_by_side(GIVE_BACK, at_once, [close, set_aside], |work| work());
+        match done.into_iter().flatten().next().unwrap_or(Ok(None)) {
+            Err(error) if error.code == Code::Busy => Err(self.taken_over()),
             // a claim that can't be renamed may still be removed
-            Err(error) if error.code != Code::Busy => self.check().and_then(|()| self.unlink()).map_err(|_| error),
-            removed => removed,
+            Err(error) => self.check().and_then(|()| self.unlink()).map_err(|_| error),
+            aside => aside.map(|aside| self.remove_aside(aside)),
         }
     }
 
@@ -264,18 +278,26 @@ impl Claim {
     /// Removes the claim that was seen. Renames it first, which only one of several hosts can do; gives the name back if it
     /// names another claim by now.
     fn remove(&self, name: &str, is_seen: impl FnOnce(&FoundClaim) -> bool) -> Result<()> {
-        self.remove_if(name, |aside| {
+        let aside = self.set_aside(name, None, |aside| {
             let found = self.read_other(aside)?;
             let seen = is_seen(&found);
             Ok((seen, if let FoundClaim::There(text) = found { text } else { Vec::new() }))
-        })
+        })?;
+        self.remove_aside(aside);
+        Ok(())
     }
 
-    /// Does what `remove` does; `is_seen` tells of a name whether it is that claim, and the text of another.
-    fn remove_if(&self, name: &str, is_seen: impl FnOnce(&str) -> Result<(bool, Vec<u8>)>) -> Result<()> {
+    /// Does of `remove` the renaming, and returns the name that is left to be removed, if there is one. `is_seen` tells of a name whether it is
+    /// that claim, and the text of another.
+    fn set_aside(
+        &self,
+        name: &str,
+        known: Option<&Attributes>,
+        is_seen: impl FnOnce(&str) -> Result<(bool, Vec<u8>)>,
+    ) -> Result<Option<String>> {
         let aside = new_expired_name()?;
-        match self.folder.rename_to_free(name.as_ref(), aside.as_ref()) {
-            Err(error) if error.code == Code::NotFound => return Ok(()),
+        match self.folder.rename_to_free(name.as_ref(), aside.as_ref(), known) {
+            Err(error) if error.code == Code::NotFound => return Ok(None),
             renamed => renamed?,
         }
         let (seen, text) = is_seen(&aside).unwrap_or_default();
@@ -283,12 +305,16 @@ impl Claim {
             self.folder.rename(&aside, name)?;
             return Err(self.busy(name, &text));
         }
+        Ok(Some(aside))
+    }
+
+    fn remove_aside(&self, aside: Option<String>) {
+        let Some(aside) = aside else { return };
         match rustix::fs::unlinkat(&self.folder.fd, aside.as_str(), AtFlags::empty()) {
-            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Ok(()) | Err(Errno::NOENT) => {}
+            // under its new name the claim conflicts with nobody
             Err(error) => {
-                // under its new name the claim conflicts with nobody
-                log::warn!("unable to remove '{}', leaving it: {error}", self.folder.path.join(aside).display());
-                Ok(())
+                log::warn!("unable to remove '{}', leaving it: {error}", self.folder.path.join(aside).display())
             }
         }
     }
@@ -454,7 +480,7 @@ pub(super) mod tests {
             done.store(true, Relaxed);
         });
         assert_eq!(fs::read(&victim).unwrap(), text);
-        claim.give_back().unwrap();
+        claim.give_back(None).unwrap();
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 
@@ -471,7 +497,7 @@ pub(super) mod tests {
             };
             let theirs = std::thread::scope(|scope| {
                 let other = scope.spawn(take_over);
-                _ = claim.give_back();
+                _ = claim.give_back(None);
                 other.join().unwrap()
             });
             assert_eq!(name.exists(), theirs);

@@ -111,7 +111,13 @@ impl Folder {
 
     /// Opens the regular file `name` of this folder for reading and writing. Refuses a file with a second name.
     pub fn open_for_writing(&self, name: impl AsRef<OsStr>) -> Result<Apart> {
-        self.look_and_open(name.as_ref(), WRITE, open_same_for_writing_if_there)
+        self.look_and_open(name.as_ref(), WRITE, |found, path| open_same_if_there(found, OFlags::RDWR, path))
+    }
+
+    /// Opens the regular file `name` of this folder for writing alone. Refuses a file with a second name. An NFS server gives no delegation for
+    /// it, which the next open for writing would have to give back first.
+    pub(super) fn open_for_writing_alone(&self, name: impl AsRef<OsStr>) -> Result<Apart> {
+        self.look_and_open(name.as_ref(), WRITE, |found, path| open_same_if_there(found, OFlags::WRONLY, path))
     }
 
     fn look_and_open<T>(
@@ -138,8 +144,17 @@ impl Folder {
 
     /// Makes the file `name`, which must not exist, open for reading and writing.
     pub fn create_file(&self, name: &str, mode: u32) -> Result<Apart> {
+        self.create_file_for(OFlags::RDWR, name, mode)
+    }
+
+    /// Like `create_file`, for writing alone.
+    pub(super) fn create_file_for_writing_alone(&self, name: &str, mode: u32) -> Result<Apart> {
+        self.create_file_for(OFlags::WRONLY, name, mode)
+    }
+
+    fn create_file_for(&self, access: OFlags, name: &str, mode: u32) -> Result<Apart> {
         self.check_name(CREATE, name.as_ref())?;
-        let made = Apart::open(self, |folder| create(folder, name, OFlags::RDWR, mode));
+        let made = Apart::open(self, |folder| create(folder, name, access, mode));
         let made = made.map_err(|e| failed(CREATE, self.path.join(name), e))?;
         let set = self.accept_unsettable_mode(made.with(|file| set_mode(file, mode)), name);
         set.inspect_err(|_| self.remove_made(name, AtFlags::empty())).map(|()| made)
@@ -383,19 +398,19 @@ impl Folder {
 /// messages.
 pub fn open_same_for_writing(file: &File, path: impl AsRef<Path>) -> Result<Apart> {
     let path = path.as_ref();
-    open_same_for_writing_if_there(file.as_fd(), path)?.ok_or_else(|| failed(WRITE, path, Errno::STALE))
+    open_same_if_there(file.as_fd(), OFlags::RDWR, path)?.ok_or_else(|| failed(WRITE, path, Errno::STALE))
 }
 
-fn open_same_for_writing_if_there(found: BorrowedFd<'_>, path: &Path) -> Result<Option<Apart>> {
-    check_regular(found, OFlags::RDWR, WRITE, path)?;
-    none_if_stale(Apart::open(found, |found| descriptor::open_again(found, OFlags::RDWR | FILE)), WRITE, path)
+fn open_same_if_there(found: BorrowedFd<'_>, access: OFlags, path: &Path) -> Result<Option<Apart>> {
+    check_regular(found, access, WRITE, path)?;
+    none_if_stale(Apart::open(found, |found| descriptor::open_again(found, access | FILE)), WRITE, path)
 }
 
 /// Checks what was `found` before it is opened: to open a planted device can do harm, and a file with a second name may be
 /// somebody else's. The open of a regular file never blocks for long: on an NFS server's own host it waits until a client
 /// returns its delegation.
 fn check_regular(found: BorrowedFd<'_>, access: OFlags, step: &'static str, path: &Path) -> Result<()> {
-    let writes = access == OFlags::RDWR;
+    let writes = access != OFlags::RDONLY;
     let wanted = if writes { StatxFlags::NLINK } else { StatxFlags::empty() };
     let found = Attributes::of(found, wanted).map_err(|e| failed(step, path, e))?;
     let refuse = |why: String| Err(Error::new(Code::Io, step, format!("'{}' {why}", path.display())));

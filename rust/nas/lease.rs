@@ -52,12 +52,10 @@ impl Lease {
                 }
                 told = failed;
             }
-            // NFS removes no open file
-            drop(file);
-            renewed.give_back()
+            renewed.give_back(Some(file))
         };
         let renewal = background::start(RENEW, renew, || ());
-        let renewal = renewal.inspect_err(|_| claim.give_back().unwrap_or_else(|error| log::warn!("{error}")))?;
+        let renewal = renewal.inspect_err(|_| claim.give_back(None).unwrap_or_else(|error| log::warn!("{error}")))?;
         Ok(Lease { claim, stop: Some(stop), renewal })
     }
 

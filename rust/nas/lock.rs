@@ -89,7 +89,7 @@ impl InstanceLock {
         let explain = |error| denied::explain_writing(error, instance);
         if purpose == Purpose::Add && instance.kind(CHAINS).map_err(explain)? != Some(FileType::RegularFile) {
             // made now, because a delete needs this file, and can't make it on a full repository
-            allow_missing(instance, purpose, open(instance, CHAINS)).map_err(explain)?;
+            allow_missing(instance, purpose, open(instance, purpose, CHAINS)).map_err(explain)?;
         }
         let mut locks = Vec::new();
         let mut reaches_others = true;
@@ -174,7 +174,7 @@ fn busy(instance: &Folder, otherwise: &str, who: Option<String>) -> Error {
 }
 
 fn lock(instance: &Folder, purpose: Purpose, (name, take, otherwise): LockSpec) -> Result<Option<Locked<Flock>>> {
-    let Some(file) = allow_missing(instance, purpose, open(instance, name))? else { return Ok(None) };
+    let Some(file) = allow_missing(instance, purpose, open(instance, purpose, name))? else { return Ok(None) };
     let found = file.stat();
     // errors from here on are not tolerated as a lack of the repository's: the file may be on this host
     let taken = lock_file(instance, name, AnyFile::from(file), take)?.map_err(|error| match error {
@@ -190,8 +190,13 @@ fn lock(instance: &Folder, purpose: Purpose, (name, take, otherwise): LockSpec) 
 
 /// Opens a file to lock, and makes it if it is missing. Opens it for writing, because NFS locks only such; if the NAS forbids
 /// to change the file, opens it for reading, which suffices elsewhere.
-fn open(instance: &Folder, name: &str) -> Result<Apart> {
-    let there = || match instance.open_for_writing(name) {
+fn open(instance: &Folder, purpose: Purpose, name: &str) -> Result<Apart> {
+    let open = || match purpose {
+        // NFS locks a file for several only if it is open for reading
+        Purpose::Read => instance.open_for_writing(name),
+        Purpose::Add | Purpose::Change => instance.open_for_writing_alone(name),
+    };
+    let there = || match open() {
         Err(error) if error.code == Code::PermissionDenied => {
             instance.open_file_in(name).ok().and_then(|file| Apart::of(&file).ok()).ok_or(error)
         }

@@ -189,8 +189,8 @@ impl<'a> HiddenPoint<'a> {
 
     /// Renames each file, to find out whether the NAS lets it be removed; but for the first: before its own removal none is lost.
     fn rename_all(&mut self) -> Result<()> {
-        let names: Vec<_> = self.in_order().into_iter().skip(1).map(|(name, _)| name.clone()).collect();
-        for name in names {
+        let names: Vec<_> = self.in_order().into_iter().skip(1).map(|(name, found)| (name.clone(), *found)).collect();
+        for (name, found) in names {
             if self.renamed.contains(&name) {
                 continue;
             }
@@ -200,7 +200,7 @@ impl<'a> HiddenPoint<'a> {
             if other.len() > LONGEST {
                 continue;
             }
-            match self.folder.rename_to_free(&name, &other) {
+            match self.folder.rename_to_free(&name, &other, Some(&found)) {
                 Ok(()) => _ = self.renamed.insert(name),
                 // a full repository may have no room for a name, and an operator has to be able to empty it
                 Err(error) if matches!(error.code, Code::NoSpace | Code::AlreadyExists) => {}

@@ -27,13 +27,13 @@ impl Folder {
     /// Renames within this folder; `ALREADY_EXISTS` when `to` is there. The caller holds the instance's lock, or gives a unique
     /// name.
     pub fn rename(&self, from: impl AsRef<OsStr>, to: impl AsRef<OsStr>) -> Result<()> {
-        self.rename_or(from.as_ref(), to.as_ref(), Folder::rename_after_check)
+        self.rename_or(from.as_ref(), to.as_ref(), None, Folder::rename_after_check)
     }
 
     /// Like `rename`, of a name `to` that nobody has: the caller has just found it free in a listing, or nobody can guess it. It is
-    /// not looked for again.
-    pub(super) fn rename_to_free(&self, from: &OsStr, to: &OsStr) -> Result<()> {
-        self.rename_or(from, to, |folder, from, to| rustix::fs::renameat(&folder.fd, from, &folder.fd, to))
+    /// not looked for again, nor is what has the name `from`, if that is `known`.
+    pub(super) fn rename_to_free(&self, from: &OsStr, to: &OsStr, known: Option<&Attributes>) -> Result<()> {
+        self.rename_or(from, to, known, |folder, from, to| rustix::fs::renameat(&folder.fd, from, &folder.fd, to))
     }
 
     /// Renames `file`, and nothing else that has the name `from` by now, to `to` in a folder in which others rename, too;
@@ -53,18 +53,18 @@ impl Folder {
             // where files can't have two names, or a process may not link an open file
             _ => {
                 self.check_is(STEP, from, file)?;
-                self.rename_or(from.as_ref(), to.as_ref(), Folder::rename_onto_own)?;
+                self.rename_or(from.as_ref(), to.as_ref(), None, Folder::rename_onto_own)?;
                 self.check_is(STEP, to, file)
             }
         }
     }
 
     /// Renames with `RENAME_NOREPLACE`, or by `otherwise` where the file system lacks that.
-    fn rename_or(&self, from: &OsStr, to: &OsStr, otherwise: Rename) -> Result<()> {
+    fn rename_or(&self, from: &OsStr, to: &OsStr, known: Option<&Attributes>, otherwise: Rename) -> Result<()> {
         let step = "rename";
         self.check_name(step, from)?;
         self.check_name(step, to)?;
-        let before = Attributes::of_name(self, from, StatxFlags::empty());
+        let before = known.copied().map_or_else(|| Attributes::of_name(self, from, StatxFlags::empty()), Ok);
         let once = || match rustix::fs::renameat_with(&self.fd, from, &self.fd, to, RenameFlags::NOREPLACE) {
             // NFS and others lack the flag
             Err(error) if lacking::is_unknown(error) => {
