@@ -291,6 +291,16 @@ impl Folder {
         Ok(self.find(name.as_ref(), StatxFlags::TYPE)?.map(|found| found.kind))
     }
 
+    /// Has the server say what the folder is now, whatever this host remembers.
+    pub(super) fn look_anew(&self) -> Result<()> {
+        let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_FORCE_SYNC;
+        match rustix::fs::statx(&self.fd, c"", flags, StatxFlags::BASIC_STATS) {
+            // a filter that does not know the system call
+            Ok(_) | Err(Errno::NOSYS) => Ok(()),
+            Err(error) => Err(failed("look at the folder", &self.path, error)),
+        }
+    }
+
     /// What has the name, without following a link; `None` if there is no such name.
     pub(super) fn find(&self, name: &OsStr, wanted: StatxFlags) -> Result<Option<Attributes>> {
         match Attributes::of_name(self, name, wanted) {

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::claim::WRITER;
 use super::denied;
 use super::folder::Folder;
 use super::instance::Instance;
@@ -11,6 +12,7 @@ use crate::apart::{Apart, Descriptor};
 use crate::config;
 use crate::error::{Code, Error, Result};
 use crate::fs_kind::FsKind;
+use crate::work::side_by_side::side_by_side;
 use crate::work::steps;
 
 /// An unpublished restore point. Its drop removes what it made, and nothing else; if another host has taken the instance over,
@@ -37,6 +39,15 @@ impl Instance {
     /// Makes the folder of the unfinished `point`, which holds the instance until it is published or gone. `ALREADY_EXISTS`
     /// when the final folder is there. Removes a leftover of the same name, whose maker no longer holds the lock.
     pub fn begin(self, point: &PointPath) -> Result<PartialPoint> {
+        if self.folder().kind(point.name())?.is_some() {
+            let cause = format!("'{point}' is there already");
+            return Err(Error::new(Code::AlreadyExists, "begin the restore point", cause));
+        }
+        self.begin_unlisted(point)
+    }
+
+    /// Like `begin`, of a point that was not in a list of the instance under its lock.
+    pub fn begin_unlisted(self, point: &PointPath) -> Result<PartialPoint> {
         let folder = make_folder(self.folder(), point).map_err(|error| denied::explain_writing(error, self.root()))?;
         // where others may make files one of theirs, which they can read, is not taken for a new one
         let is_ours_alone = config::current().folder_mode() & 0o022 == 0;
@@ -65,8 +76,11 @@ impl PartialPoint {
     pub fn read_ahead(&self) -> impl FnOnce() -> Result<()> + Send + 'static {
         let (instance, point) = (self.instance.clone(), self.point.clone());
         move || {
-            instance.folder().kind(partial_name(&point))?;
-            instance.folder().kind(point.name()).map(drop)
+            // a list may have changed what a server says of the folder, and the client would notice that right before the rename
+            instance.folder().look_anew()?;
+            let names = vec![partial_name(&point), point.name().to_owned(), WRITER.to_owned()];
+            let looked = side_by_side("look up the names", names.len(), names, |name| instance.folder().kind(name));
+            looked.into_iter().try_for_each(|looked| looked.map(drop))
         }
     }
 
@@ -172,9 +186,6 @@ impl Drop for PartialPoint {
 }
 
 fn make_folder(instance: &Folder, point: &PointPath) -> Result<Folder> {
-    if instance.kind(point.name())?.is_some() {
-        return Err(Error::new(Code::AlreadyExists, "begin the restore point", format!("'{point}' is there already")));
-    }
     let (partial, mode) = (partial_name(point), config::current().folder_mode());
     match instance.make_dir(&partial, mode) {
         Err(error) if error.code == Code::AlreadyExists => {}

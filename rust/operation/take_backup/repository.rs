@@ -12,7 +12,6 @@ use super::space::Free;
 use crate::config;
 use crate::error::{Code, Error, Result};
 use crate::limits;
-use crate::nas::denied;
 use crate::nas::folder::Folder;
 use crate::nas::instance::Instance;
 use crate::nas::path::{PARTIAL, PointPath, RepoPath};
@@ -37,6 +36,8 @@ const MOST_AHEAD: usize = 2_000;
 pub(super) struct OpenedRepository {
     /// The virtual machine's folder in it, locked.
     pub instance: Instance,
+    /// All that it held was listed, and not the point.
+    pub is_listed: bool,
     /// The room in the repository.
     pub free: Free,
     /// The bitmaps that the manifests of this virtual machine name.
@@ -154,22 +155,22 @@ pub(super) fn lock_and_look(call: &Call<'_>, read_ahead: ReadAhead) -> Result<Op
     let limit = call.time_for(LOCK, limits::NAS_PROBE + limits::CLAIM_WAIT)?;
     // each step owns the lock: a step that is given up keeps the folder locked as long as it works there
     let session = read_ahead.session.clone();
-    let instance = bounded(LOCK, limit, move || {
-        refuse_existing(session.root(), &point)?;
-        // once more by who makes the point's folder, under the lock
-        Instance::open_within(limit, session, &point, Purpose::Add)
-    })?;
+    let instance = bounded(LOCK, limit, move || Instance::open_within(limit, session, &point, Purpose::Add))?;
     let checked = checked.clone();
     const CLEAR: &str = "remove what backups have left";
     const LOOK: &str = "look at the restore points";
+    let own = checked.point.clone();
     let (instance, points) = bounded(CLEAR, call.time_for(CLEAR, limits::STORAGE_LONG_STEP)?, move || {
         let points = list_points(instance.folder())?;
+        if points.0.iter().any(|name| name == own.name()) {
+            return Err(Error::new(Code::AlreadyExists, OPEN_STEP, format!("'{own}' is there already")));
+        }
         Ok((instance, points))
     })?;
     // beside the lock and the list; nothing comes of it but that it need not be read twice
     read_ahead.wait(limits::NAS_PROBE);
     bounded(LOOK, call.time_for(LOOK, limits::STORAGE_STEP)?, move || {
-        let until = Instant::now() + limits::STORAGE_STEP / 2;
+        let (until, is_listed) = (Instant::now() + limits::STORAGE_STEP / 2, !points.1);
         let published = published_bitmaps(instance.folder(), points, &checked.vm, until)?;
         let parent = match &checked.mode {
             Mode::Incremental { parent, parent_bitmap, .. } => {
@@ -178,21 +179,8 @@ pub(super) fn lock_and_look(call: &Call<'_>, read_ahead: ReadAhead) -> Result<Op
             _ => None,
         };
         let free = Free::of(instance.session())?;
-        Ok(OpenedRepository { instance, free, published, parent })
+        Ok(OpenedRepository { instance, is_listed, free, published, parent })
     })
-}
-
-fn refuse_existing(root: &Folder, point: &PointPath) -> Result<()> {
-    let there = match root.open_to_pass(point.instance()) {
-        Ok(instance) => instance.kind(point.name())?.is_some(),
-        Err(error) if error.code == Code::NotFound => false,
-        Err(error) => return Err(denied::explain_reading(error, &root.path)),
-    };
-    if there {
-        Err(Error::new(Code::AlreadyExists, "open the repository", format!("'{point}' is there already")))
-    } else {
-        Ok(())
-    }
 }
 
 /// Names in a machine's folder that are looked at: more than there are restore points of one.

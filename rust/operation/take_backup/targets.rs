@@ -131,8 +131,11 @@ impl SmallFiles {
     fn begin(folder: Arc<NewFolder>, texts: Texts) -> Result<SmallFiles> {
         let hashes = hashes(&texts);
         let write = move || {
-            write_texts(&folder, texts)?;
-            folder.create_file(MANIFEST, config::current().file_mode())
+            let mut works = text_works(&folder, texts);
+            works.push(Box::new(move || folder.create_file(MANIFEST, config::current().file_mode()).map(Some)));
+            let none =
+                || Error::new(Code::Internal, "write what describes the machine", "the manifest's file is not made");
+            all_of("write a text", works)?.pop().flatten().ok_or_else(none)
         };
         Ok(SmallFiles { hashes, written: start("write what describes the machine", write, || ())? })
     }
@@ -179,7 +182,8 @@ pub(super) fn make_targets(
     let point = call.checked.point.clone();
     let limit = call.time_for(STEP, limits::NAS_PROBE)?;
     bounded(STEP, limit, move || {
-        let partial = opened.instance.begin(&point)?;
+        let begin = if opened.is_listed { Instance::begin_unlisted } else { Instance::begin };
+        let partial = begin(opened.instance, &point)?;
         let (folder, point) = (Arc::new(partial.new_folder()?), Arc::new(point));
         let make = |spec| -> Work<TargetFile> {
             let (folder, point) = (folder.clone(), point.clone());
@@ -465,11 +469,15 @@ fn write_out(
 }
 
 fn write_texts(folder: &Arc<NewFolder>, texts: Texts) -> Result<()> {
-    let write = |(name, text): (&'static str, Vec<u8>)| -> Work<()> {
+    all_of("write a text", text_works(folder, texts)).map(drop)
+}
+
+fn text_works(folder: &Arc<NewFolder>, texts: Texts) -> Vec<Work<Option<Apart>>> {
+    let write = |(name, text): (&'static str, Vec<u8>)| -> Work<Option<Apart>> {
         let folder = folder.clone();
-        Box::new(move || write_text(&folder, name, &text))
+        Box::new(move || write_text(&folder, name, &text).map(|()| None))
     };
-    all_of("write a text", texts.into_iter().map(write).collect()).map(drop)
+    texts.into_iter().map(write).collect()
 }
 
 /// Writes a file that describes the machine, durably.
