@@ -9,7 +9,8 @@
 //! Whoever may write on the NAS can claim a folder for good, as they can remove what is in it: then `BUSY` names the file and
 //! its owner. A file that does not look like a claim delays nobody for longer than a lease.
 
-use std::ffi::{CString, OsStr};
+use std::cell::RefCell;
+use std::ffi::{CString, OsStr, OsString};
 use std::io::Read;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
@@ -20,7 +21,7 @@ use rustix::fs::{AtFlags, FileType, StatxFlags};
 use rustix::io::Errno;
 
 use super::claim_text::{self, LONGEST, STEP, counter, is_claim, is_of_dead_process, only_adds};
-use super::folder::Folder;
+use super::folder::{Folder, MOST_NAMES};
 use super::purpose::Purpose;
 use crate::apart::{Apart, Descriptor};
 use crate::config::FILE_MODE;
@@ -85,12 +86,20 @@ impl Claim {
         Ok(Claim { folder, is_remote, name, owner, made: OnceLock::new(), renewed: Mutex::default(), renewal, expiry })
     }
 
-    /// Waits until no conflicting claim is there.
-    pub(super) fn wait_for_conflicting(&self, purpose: Purpose, until: Instant) -> Result<()> {
+    /// Waits until no conflicting claim is there. Returns the other names in the folder, if it was listed for that, at once, and holds no more
+    /// than are listed: nobody else makes or removes any from then on.
+    pub(super) fn wait_for_conflicting(&self, purpose: Purpose, until: Instant) -> Result<Option<Vec<OsString>>> {
         match purpose {
-            Purpose::Add => Ok(()),
+            Purpose::Add => Ok(None),
             Purpose::Change => {
-                let is_reader = |name: &OsStr| name.to_str().is_some_and(|name| name.starts_with(READER));
+                let others = RefCell::new(Vec::new());
+                let is_reader = |name: &OsStr| {
+                    let is_reader = name.as_encoded_bytes().starts_with(READER.as_bytes());
+                    if !is_reader && others.borrow().len() <= MOST_NAMES {
+                        others.borrow_mut().push(name.to_owned());
+                    }
+                    is_reader
+                };
                 let (readers, more) = self.folder.first_names(MOST_READERS, is_reader)?;
                 self.take_over_stale(&readers.iter().filter_map(|name| name.to_str()).collect::<Vec<_>>(), until)?;
                 // one of the others may be renewed
@@ -102,9 +111,11 @@ impl Claim {
                     );
                     return Err(Error::new(Code::Busy, STEP, cause));
                 }
-                Ok(())
+                let others = others.into_inner();
+                // what the readers have made meanwhile is not among them
+                Ok((readers.is_empty() && others.len() <= MOST_NAMES).then_some(others))
             }
-            Purpose::Read => self.take_over_stale(&[WRITER], until),
+            Purpose::Read => self.take_over_stale(&[WRITER], until).map(|()| None),
         }
     }
 

@@ -1,6 +1,7 @@
 //! A claim that is renewed while its owner works. A host that slept may have lost its claim without noticing: the owner checks right
 //! before each step that can't be undone.
 
+use std::ffi::OsString;
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
@@ -25,14 +26,14 @@ pub(super) struct Lease {
 
 impl Lease {
     /// Claims the folder. `BUSY` as soon as somebody renews a conflicting claim. Waits a lease's time for each conflicting
-    /// claim that nobody renews, and `most` in all.
-    pub(super) fn take(folder: &Folder, purpose: Purpose, most: Duration) -> Result<Lease> {
+    /// claim that nobody renews, and `most` in all. Returns the names in the folder, too, where it was listed.
+    pub(super) fn take(folder: &Folder, purpose: Purpose, most: Duration) -> Result<(Lease, Option<Vec<OsString>>)> {
         let until = Instant::now() + most;
         let claim = Arc::new(Claim::new(folder, purpose)?);
         let file = claim.make_in_time(until)?;
         let lease = Lease::start_renewal(claim, file)?;
-        lease.claim.wait_for_conflicting(purpose, until)?;
-        Ok(lease)
+        let names = lease.claim.wait_for_conflicting(purpose, until)?;
+        Ok((lease, names))
     }
 
     /// Starts the thread that renews the claim through its open file: its name may name somebody else's file by then. In the end it
@@ -96,7 +97,7 @@ mod tests {
 
     fn take(dir: &Path, purpose: Purpose) -> Result<Lease> {
         shorten_claims();
-        Lease::take(&folder(dir), purpose, LONG)
+        Lease::take(&folder(dir), purpose, LONG).map(|(lease, _)| lease)
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! The lock of an instance: which work on its restore points may run at the same time, on all processes and hosts.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::os::fd::AsFd;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use log::Level;
@@ -36,6 +38,8 @@ const CHAINS: &str = ".nasbackup.chains.lock";
 pub struct InstanceLock {
     // dropped in this order: the next holder of this host's locks must find no claim of this host
     lease: Option<Lease>,
+    /// What the folder held when it was locked, if it was listed then.
+    names: Mutex<Option<Vec<OsString>>>,
     _locks: Vec<Flock>,
 }
 
@@ -110,12 +114,18 @@ impl InstanceLock {
             }
             taken => allow_missing(instance, purpose, taken).map_err(explain)?,
         };
-        Ok(InstanceLock { lease, _locks: locks })
+        let (lease, names) = lease.unzip();
+        Ok(InstanceLock { lease, names: Mutex::new(names.flatten()), _locks: locks })
     }
 
     /// `BUSY` if another host has taken the instance over. The caller checks right before each step that can't be undone.
     pub fn check(&self) -> Result<()> {
         self.lease.as_ref().map_or(Ok(()), Lease::check)
+    }
+
+    /// The names in the folder as it was locked, but those of readers' claims; once, and if they are known.
+    pub fn take_names(&self) -> Option<Vec<OsString>> {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// No other host takes the instance over for a while.

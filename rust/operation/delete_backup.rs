@@ -107,10 +107,16 @@ struct Listed {
 }
 
 impl Listed {
-    fn of(instance: &Folder) -> Result<Listed> {
+    fn of(instance: &Instance) -> Result<Listed> {
+        let is_deleted = |name: &OsStr| name.as_encoded_bytes().starts_with(DELETED.as_bytes());
+        if let Some(mut names) = instance.lock().take_names() {
+            names.sort();
+            let (deleted, names) = names.into_iter().partition(|name| is_deleted(name));
+            return Ok(Listed { names, deleted });
+        }
         let deleted = RefCell::new(Vec::new());
-        let names = instance.names_that(|name| {
-            let is_deleted = name.as_encoded_bytes().starts_with(DELETED.as_bytes());
+        let names = instance.folder().names_that(|name| {
+            let is_deleted = is_deleted(name);
             // the next delete removes the rest
             if is_deleted && deleted.borrow().len() < MOST_NAMES {
                 deleted.borrow_mut().push(name.to_owned());
@@ -142,7 +148,7 @@ fn find(session: Session, point: &PointPath, job: &Job) -> Result<Option<Deletab
     // looked at again under the lock, since another delete may just have removed it
     let published = is_folder(instance.folder(), point.name())?;
     job.enter(Phase::LookForChildren);
-    let listed = Listed::of(instance.folder())?;
+    let listed = Listed::of(&instance)?;
     let children = children(instance.folder(), point, &listed.names)?;
     if !children.is_empty() {
         return Err(Error::new(
