@@ -5,7 +5,7 @@ use std::path::Path;
 
 use rustix::fs::StatFs;
 
-use crate::mountinfo;
+use crate::mountinfo::{self, MountPlace};
 
 /// The kind of file system, which says whose rules apply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,12 +20,20 @@ const NFS: i64 = 0x6969;
 /// The types that the kernel's CIFS client reports, for SMB 1 and for later versions.
 const CIFS: [i64; 2] = [0xFF53_4D42, 0xFE53_4D42];
 
-/// True if what `file` lies on may copy from file to file by itself, as servers do. On these the kernel reads and writes, through
-/// the page cache.
+/// True if what `file` lies on may copy from file to file by itself, as servers do. Elsewhere the kernel reads and writes, through
+/// the page cache; so it does on NFS before 4.2.
 pub(crate) fn copies_by_itself(file: impl AsFd) -> bool {
-    let place = mountinfo::place(file.as_fd());
-    let kind = place.as_ref().ok().and_then(|place| place.file_system.split(' ').next());
-    !matches!(kind, Some("ext2" | "ext3" | "ext4" | "xfs"))
+    mountinfo::place(file.as_fd()).map_or(true, |place| may_copy(&place))
+}
+
+fn may_copy(place: &MountPlace) -> bool {
+    match place.file_system.split(' ').next() {
+        Some("ext2" | "ext3" | "ext4" | "xfs" | "nfs") => false,
+        Some("nfs4") => {
+            !["vers=4.0", "vers=4.1"].iter().any(|old| place.options.split(',').any(|option| option == *old))
+        }
+        _ => true,
+    }
 }
 
 impl FsKind {
@@ -54,6 +62,33 @@ impl FsKind {
             Ok(NFS) => FsKind::Nfs,
             Ok(kind) if CIFS.contains(&kind) => FsKind::Cifs,
             _ => FsKind::Other,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_may_copy_by_itself_is_asked_to() {
+        for (file_system, options, may) in [
+            ("ext4 '/dev/vda'", "rw", false),
+            ("xfs '/dev/vda'", "rw", false),
+            ("nfs 'nas:/a'", "rw,vers=3,rsize=1048576", false),
+            ("nfs4 'nas:/a'", "rw,vers=4.0", false),
+            ("nfs4 'nas:/a'", "rw,vers=4.1,rsize=1048576", false),
+            ("nfs4 'nas:/a'", "rw,vers=4.2,rsize=1048576", true),
+            ("cifs '//nas/a'", "rw,vers=3.1.1", true),
+            ("btrfs '/dev/vda'", "rw", true),
+        ] {
+            let place = MountPlace {
+                point: "/mnt".into(),
+                file_system: file_system.into(),
+                path: "/".into(),
+                options: options.into(),
+            };
+            assert_eq!(may_copy(&place), may, "{file_system} {options}");
         }
     }
 }
