@@ -25,7 +25,7 @@ pub trait Source {
 }
 
 /// Storage that can be written to. Until `sync` returns, writes may reach the disk in any order.
-pub trait Storage: Source {
+pub trait Storage: Source + Send + Sync {
     /// Writes all of `data`, beyond the end too.
     fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()>;
 

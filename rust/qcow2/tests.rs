@@ -7,6 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::rc::Rc;
+use std::sync::Mutex;
 
 use serde_json::Value;
 
@@ -431,7 +432,7 @@ fn data_that_were_cut_off_while_an_image_was_read_are_not_taken_for_zeroes() {
 struct Torn {
     file: File,
     /// The lengths of the writes.
-    writes: RefCell<Vec<usize>>,
+    writes: Mutex<Vec<usize>>,
     at: usize,
 }
 
@@ -447,7 +448,7 @@ impl Source for &Torn {
 
 impl Storage for &Torn {
     fn write_at(&self, data: &[u8], offset: u64) -> std::io::Result<()> {
-        let mut writes = self.writes.borrow_mut();
+        let mut writes = self.writes.lock().unwrap();
         writes.push(data.len());
         match (writes.len() - 1).cmp(&self.at) {
             std::cmp::Ordering::Less => Storage::write_at(&self.file, data, offset),
@@ -520,19 +521,19 @@ fn tables_that_are_written_together_may_be_torn_and_lie_anywhere() {
     let torn = |at| {
         std::fs::copy(&top, &copy).unwrap();
         let file = OpenOptions::new().read(true).write(true).open(&copy).unwrap();
-        Torn { file, writes: RefCell::default(), at }
+        Torn { file, writes: Mutex::default(), at }
     };
     let whole = torn(usize::MAX);
     rebase(&whole).unwrap();
     sound(true);
-    let writes = whole.writes.into_inner();
+    let writes = whole.writes.into_inner().unwrap();
     let tables = writes.iter().filter(|length| **length > CLUSTER as usize && length.is_multiple_of(CLUSTER as usize));
     assert_eq!(tables.copied().max(), Some(1 << 20), "{writes:?}");
     for at in (0..writes.len()).filter(|at| writes[*at] > CLUSTER as usize || at + 4 > writes.len()) {
         let torn = torn(at);
         rebase(&torn).unwrap_err();
         sound(false);
-        rebase(&Torn { at: usize::MAX, writes: RefCell::default(), ..torn }).unwrap();
+        rebase(&Torn { at: usize::MAX, writes: Mutex::default(), ..torn }).unwrap();
         sound(true);
     }
 }

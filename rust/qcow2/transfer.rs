@@ -4,16 +4,15 @@
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::sync::mpsc;
-use std::thread;
 
 use log::Level;
 use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 
-use super::direct::{Buffer, Direct};
+use super::direct::Direct;
 use super::holes;
-use super::storage::{Storage, read_padded};
+use super::read_write::{Fault, copy};
+use super::storage::Storage;
 use crate::error::{called, errno};
 use crate::fs_kind;
 use crate::lacking;
@@ -24,12 +23,8 @@ const BLOCK: u64 = 4096;
 const MOST_CLONED: u64 = 1 << 30;
 /// Bytes that one call copies at most.
 const MOST_COPIED: u64 = 16 << 20;
-/// The same where it reads and writes.
-const MOST_READ: u64 = 64 << 20;
-/// Bytes that are read at once.
-const BUFFER: u64 = 2 << 20;
-/// Buffers that are read or written, or wait for that.
-const BUFFERS: usize = 3;
+/// The same where it reads and writes, which ends sooner when it is to.
+const MOST_READ: u64 = 256 << 20;
 /// Bytes that are copied before the kernel is told to write them. By itself it waits for many more, while the disk idles.
 const WRITE_EACH: u64 = 16 << 20;
 
@@ -88,9 +83,6 @@ pub fn shares(source: &File, target: &impl Storage) -> io::Result<bool> {
     }
     Ok(shares)
 }
-
-/// The file is at fault, and not the target; with the error.
-pub type Fault = (bool, io::Error);
 
 /// Bytes that one step has moved.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -228,200 +220,9 @@ impl Route {
     }
 }
 
-/// Reads and writes, the next bytes while the last are written, for as long as it goes on. How many bytes.
-fn copy<T: Storage>(
-    target: &T,
-    to: u64,
-    (source, from): (&Direct, u64),
-    length: u64,
-    goes_on: &mut dyn FnMut() -> bool,
-) -> Result<u64, Fault> {
-    let read = |mut buffer: Buffer, at: u64| {
-        let made = buffer.resize(usize::try_from((length - at).min(BUFFER)).unwrap_or(0));
-        let read = made.and_then(|()| read_padded(source, &mut buffer, from + at));
-        read.map(|()| buffer).map_err(|error| (true, error))
-    };
-    // little is written by the kernel, which does it while the next is read, and joins what lies together in the target
-    let read_and_write = || {
-        let buffer = read(Buffer::default(), 0)?;
-        target.write_at(&buffer, to).map(|()| buffer.len() as u64).map_err(|error| (false, error))
-    };
-    if length <= BUFFER {
-        return read_and_write();
-    }
-    thread::scope(|scope| {
-        let (give_back, free) = mpsc::channel();
-        let (fill, filled) = mpsc::channel();
-        for _ in 0..BUFFERS {
-            _ = give_back.send(Buffer::default());
-        }
-        let read_all = move || {
-            let mut at = 0;
-            // no buffer comes back, and none is taken, once the writer has failed
-            while let Some(buffer) = (at < length).then(|| free.recv().ok()).flatten() {
-                let buffer = read(buffer, at);
-                let failed = buffer.is_err();
-                if fill.send(buffer).is_err() || failed {
-                    break;
-                }
-                at += BUFFER;
-            }
-        };
-        let begun = thread::Builder::new().name("read ahead".to_owned()).spawn_scoped(scope, read_all);
-        if let Err(error) = begun {
-            log::debug!("unable to start a thread that reads ahead, going on without: {error}");
-            return read_and_write();
-        }
-        let mut at = 0;
-        while at < length && (at == 0 || goes_on()) {
-            let buffer = filled.recv().map_err(|_| (true, io::Error::other("the thread that reads has ended")))??;
-            target.write_past_cache(&buffer, to + at).map_err(|error| (false, error))?;
-            at += buffer.len() as u64;
-            // fails when all is read
-            _ = give_back.send(buffer);
-        }
-        Ok(at)
-    })
-}
-
 #[cfg(test)]
 mod tests {
-    use std::cell::Cell;
-
     use super::*;
-    use crate::qcow2::storage::Source;
-
-    /// A target that takes so many bytes, and counts those that were to go past the page cache.
-    struct Small(Direct, u64, Cell<u64>);
-
-    impl Small {
-        fn new(most: u64) -> Small {
-            Small(Direct::new(file()), most, Cell::new(0))
-        }
-
-        fn has_room(&self, data: &[u8], offset: u64) -> io::Result<()> {
-            if offset + data.len() as u64 <= self.1 { Ok(()) } else { Err(Errno::NOSPC.into()) }
-        }
-    }
-
-    impl Source for Small {
-        fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-            self.0.read_at(buffer, offset)
-        }
-
-        fn length(&self) -> io::Result<u64> {
-            self.0.length()
-        }
-    }
-
-    impl Storage for Small {
-        fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
-            self.has_room(data, offset)?;
-            self.0.write_at(data, offset)
-        }
-
-        fn write_past_cache(&self, data: &[u8], offset: u64) -> io::Result<()> {
-            self.has_room(data, offset)?;
-            self.2.set(self.2.get() + data.len() as u64);
-            self.0.write_past_cache(data, offset)
-        }
-
-        fn set_length(&self, length: u64) -> io::Result<()> {
-            self.0.set_length(length)
-        }
-
-        fn sync(&self) -> io::Result<()> {
-            self.0.sync()
-        }
-
-        fn clone_from(&self, _: u64, _: &File, _: u64, _: u64) -> io::Result<()> {
-            Err(Errno::OPNOTSUPP.into())
-        }
-
-        fn copy_from(&self, _: u64, _: &File, _: u64, _: u64) -> io::Result<u64> {
-            Err(Errno::OPNOTSUPP.into())
-        }
-    }
-
-    /// In a folder of the build, which lies on a disk.
-    fn file() -> File {
-        tempfile::tempfile_in(env!("CARGO_MANIFEST_DIR")).unwrap()
-    }
-
-    /// A source of that many bytes, none of its blocks like another, and what it holds.
-    fn source(length: u64) -> (File, Vec<u8>) {
-        let content: Vec<u8> =
-            (0..length / 8).flat_map(|word| word.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes()).collect();
-        let file = file();
-        file.write_at(&content, 0).unwrap();
-        (file, content)
-    }
-
-    #[test]
-    fn what_the_kernel_does_not_copy_is_read_and_written_byte_for_byte() {
-        let (source, content) = source(7 * BUFFER + 4096);
-        for (from, to, length) in [
-            (0, 0, 8),
-            (4096, 1 << 16, BUFFER),
-            (512, 100, BUFFER + 1),
-            (0, 1 << 16, 7 * BUFFER + 4096),
-            (3 * BUFFER, 0, 4 * BUFFER + 4000),
-            // behind the source's end are zeroes
-            (6 * BUFFER, 4096, 3 * BUFFER),
-        ] {
-            let target = Small::new(u64::MAX);
-            let (mut route, mut done) = (Route::new(content.len() as u64), 0);
-            while done < length {
-                let moved = route
-                    .step(&target, to + done, (&source, from + done), (length - done, false), &mut || true)
-                    .unwrap();
-                assert!(moved.cloned == 0 && moved.copied > 0);
-                done += moved.copied;
-            }
-            let mut read = vec![1; usize::try_from(length).unwrap()];
-            read_padded(&target, &mut read, to).unwrap();
-            let mut expected = content[usize::try_from(from).unwrap()..].to_vec();
-            expected.resize(read.len(), 0);
-            assert!(read == expected, "{length} bytes from {from} to {to}");
-            assert_eq!(target.2.get(), if length > BUFFER { length } else { 0 });
-        }
-    }
-
-    #[test]
-    fn nothing_is_written_once_the_work_is_to_end() {
-        let (source, content) = source(9 * BUFFER);
-        for writes in 1..=9 {
-            let (target, mut asked) = (Small::new(u64::MAX), 0);
-            let mut goes_on = || {
-                asked += 1;
-                asked < writes
-            };
-            let mut route = Route::new(9 * BUFFER);
-            let moved = route.step(&target, 0, (&source, 0), (9 * BUFFER, false), &mut goes_on).unwrap();
-            assert_eq!((moved.copied, target.length().unwrap()), (writes * BUFFER, writes * BUFFER));
-            let mut read = vec![0; usize::try_from(writes * BUFFER).unwrap()];
-            read_padded(&target, &mut read, 0).unwrap();
-            assert!(read == content[..read.len()], "{writes}");
-        }
-    }
-
-    #[test]
-    fn a_file_at_fault_ends_the_copy_and_is_told() {
-        let (source, _) = source(9 * BUFFER);
-        for taken in [0, BUFFER, 5 * BUFFER + 1] {
-            let target = Small::new(taken);
-            let failed =
-                copy(&target, 0, (&Direct::new(source.try_clone().unwrap()), 0), 9 * BUFFER, &mut || true).unwrap_err();
-            assert!(!failed.0 && errno(&failed.1) == Some(Errno::NOSPC), "{taken}: {failed:?}");
-        }
-        let target = Small::new(u64::MAX);
-        let folder = File::open(env!("CARGO_MANIFEST_DIR")).unwrap();
-        for length in [BUFFER, 9 * BUFFER] {
-            let folder = Direct::new(folder.try_clone().unwrap());
-            let failed = copy(&target, 0, (&folder, 0), length, &mut || true).unwrap_err();
-            assert!(failed.0 && errno(&failed.1) == Some(Errno::ISDIR), "{length}: {failed:?}");
-        }
-    }
 
     #[test]
     fn the_kernel_begins_once_enough_is_written_wherever_it_lies() {

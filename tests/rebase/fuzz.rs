@@ -1,9 +1,9 @@
 //! Damaged and hostile images: an error, or a rebase; never a panic, an endless loop, or a write that changes what the
 //! target's own data say elsewhere.
 
-use std::cell::Cell;
 use std::fs::{self, File};
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
 
 use nasbackup::qcow2::{self, Rebase, Source, Storage};
@@ -22,8 +22,8 @@ const MOST_READS: u64 = 200_000;
 struct Watched {
     file: File,
     plain: bool,
-    reads: Cell<u64>,
-    written: Cell<u64>,
+    reads: AtomicU64,
+    written: AtomicU64,
     /// More than a rebase of these images can have to write.
     most_written: u64,
 }
@@ -31,15 +31,14 @@ struct Watched {
 impl Watched {
     fn write(&self, to: u64, length: u64) {
         assert!(to.checked_add(length).is_some_and(|end| end < 1 << 56), "{length} bytes at {to}");
-        self.written.set(self.written.get() + length);
-        assert!(self.written.get() <= self.most_written, "more than {} bytes written", self.most_written);
+        let written = self.written.fetch_add(length, Relaxed) + length;
+        assert!(written <= self.most_written, "more than {} bytes written", self.most_written);
     }
 }
 
 impl Source for &Watched {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.reads.set(self.reads.get() + 1);
-        assert!(self.reads.get() < MOST_READS, "it reads without end");
+        assert!(self.reads.fetch_add(1, Relaxed) + 1 < MOST_READS, "it reads without end");
         assert!(buffer.len() <= 4 << 20, "a buffer of {} bytes", buffer.len());
         Source::read_at(&self.file, buffer, offset)
     }
@@ -118,8 +117,8 @@ fn survives(chain: &Chain, random: &mut Random, originals: &[Vec<u8>]) -> bool {
     let watched = Watched {
         file: chain.open(chain.target),
         plain: random.chance(50),
-        reads: Cell::new(0),
-        written: Cell::new(0),
+        reads: AtomicU64::new(0),
+        written: AtomicU64::new(0),
         // the smallest clusters, absorbed by the largest of these chains, and tables
         most_written: all * 128 + (16 << 20),
     };

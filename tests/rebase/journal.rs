@@ -1,9 +1,9 @@
 //! A target that remembers each write, so that it can be cut off anywhere, and that can fail at any.
 
-use std::cell::{Cell, RefCell};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::sync::Mutex;
 
 use nasbackup::qcow2::{Source, Storage};
 
@@ -18,9 +18,9 @@ pub(crate) enum Op {
 
 /// The content of a file in memory, with all that was done to it.
 pub(crate) struct Journal {
-    state: RefCell<State>,
+    state: Mutex<State>,
     /// How many changes succeed before each one, or only one, fails with this error number.
-    fail: Cell<Option<(usize, i32)>>,
+    fail: Mutex<Option<(usize, i32)>>,
     once: bool,
     /// Sharing and copying within the kernel are refused.
     plain: bool,
@@ -34,11 +34,11 @@ struct State {
 
 impl Journal {
     pub(crate) fn new(content: Vec<u8>, plain: bool) -> Journal {
-        Journal { state: RefCell::new(State { content, log: Vec::new() }), fail: Cell::new(None), once: false, plain }
+        Journal { state: State { content, log: Vec::new() }.into(), fail: None.into(), once: false, plain }
     }
 
     pub(crate) fn failing(self, after: usize, errno: i32) -> Journal {
-        self.fail.set(Some((after, errno)));
+        *self.fail.lock().unwrap() = Some((after, errno));
         self
     }
 
@@ -48,16 +48,17 @@ impl Journal {
     }
 
     pub(crate) fn into_parts(self) -> (Vec<u8>, Vec<Op>) {
-        let state = self.state.into_inner();
+        let state = self.state.into_inner().unwrap();
         (state.content, state.log)
     }
 
     fn change(&self, op: Op) -> io::Result<()> {
-        let mut state = self.state.borrow_mut();
-        if let Some((after, errno)) = self.fail.get()
+        let mut state = self.state.lock().unwrap();
+        let mut fail = self.fail.lock().unwrap();
+        if let Some((after, errno)) = *fail
             && state.log.len() >= after
         {
-            self.fail.set(self.fail.get().filter(|_| !self.once));
+            *fail = fail.filter(|_| !self.once);
             return Err(io::Error::from_raw_os_error(errno));
         }
         apply(&mut state.content, &op, |_| true);
@@ -68,7 +69,7 @@ impl Journal {
 
 impl Source for &Journal {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        let state = self.state.borrow();
+        let state = self.state.lock().unwrap();
         let rest = state.content.get(offset as usize..).unwrap_or_default();
         let length = rest.len().min(buffer.len());
         buffer[..length].copy_from_slice(&rest[..length]);
@@ -76,7 +77,7 @@ impl Source for &Journal {
     }
 
     fn length(&self) -> io::Result<u64> {
-        Ok(self.state.borrow().content.len() as u64)
+        Ok(self.state.lock().unwrap().content.len() as u64)
     }
 }
 

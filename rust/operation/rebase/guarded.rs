@@ -1,9 +1,9 @@
 //! The image that a rebase writes to, for as long as its instance's lock is ours. A sync may hang for longer than a lease
 //! holds, and what follows it is what counts: so the lock is looked at right before the first write after each.
 
-use std::cell::Cell;
 use std::fs::File;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use crate::nas::instance::Instance;
 use crate::qcow2::{Source, Storage};
@@ -14,19 +14,19 @@ pub(super) struct Guarded<S> {
     image: S,
     held: Instance,
     /// Nothing was written since the last sync.
-    synced: Cell<bool>,
+    synced: AtomicBool,
 }
 
 impl<S> Guarded<S> {
     pub(super) fn new(image: S, held: &Instance) -> Guarded<S> {
-        Guarded { image, held: held.clone(), synced: Cell::new(true) }
+        Guarded { image, held: held.clone(), synced: AtomicBool::new(true) }
     }
 
     /// The image, to write to.
     fn image(&self) -> io::Result<&S> {
-        if self.synced.get() {
+        if self.synced.load(Relaxed) {
             self.held.fence_lately().map_err(io::Error::other)?;
-            self.synced.set(false);
+            self.synced.store(false, Relaxed);
         }
         Ok(&self.image)
     }
@@ -60,7 +60,7 @@ impl<S: Storage> Storage for Guarded<S> {
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.synced.set(true);
+        self.synced.store(true, Relaxed);
         self.image.sync()
     }
 
@@ -81,6 +81,8 @@ impl<S: Storage> Storage for Guarded<S> {
 mod tests {
     use std::path::{Path, PathBuf};
     use std::process::Command;
+    use std::sync::Mutex;
+    use std::sync::atomic::AtomicU32;
     use std::time::Duration;
 
     use super::*;
@@ -100,9 +102,9 @@ mod tests {
         image: File,
         claim: PathBuf,
         /// So many syncs later.
-        left: Cell<u32>,
+        left: AtomicU32,
         /// What the image was then.
-        then: Cell<Option<Vec<u8>>>,
+        then: Mutex<Option<Vec<u8>>>,
     }
 
     impl Hanging {
@@ -133,9 +135,9 @@ mod tests {
         }
 
         fn sync(&self) -> io::Result<()> {
-            if self.left.replace(self.left.get().wrapping_sub(1)) == 0 {
+            if self.left.fetch_sub(1, Relaxed) == 0 {
                 std::fs::remove_file(&self.claim)?;
-                self.then.set(Some(self.content()));
+                *self.then.lock().unwrap() = Some(self.content());
             }
             Ok(())
         }
@@ -180,12 +182,12 @@ mod tests {
             let held = Instance::take(session.clone(), folder, Purpose::Change).unwrap();
             let image = File::options().read(true).write(true).open(dir.path().join("3")).unwrap();
             let claim = dir.path().join(".nasbackup.lease");
-            let image = Hanging { image, claim, left: Cell::new(syncs), then: Cell::new(None) };
+            let image = Hanging { image, claim, left: syncs.into(), then: Mutex::default() };
             let rebase = Rebase::begin(Guarded::new(&image, &held), vec![open("2"), open("1")], 1, Some("1")).unwrap();
             let mut absorb = rebase.check(&mut |_| Ok(())).unwrap();
             let ended = absorb.run(&mut |_| Ok(()));
             drop(absorb);
-            let Some(then) = image.then.take() else { break };
+            let Some(then) = image.then.lock().unwrap().take() else { break };
             assert!(then == image.content(), "written after sync {syncs}");
             lost += u32::from(ended.is_err() && held.fence().is_err_and(|error| error.code == Code::Busy));
         }
