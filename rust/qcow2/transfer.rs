@@ -21,8 +21,8 @@ use crate::lacking;
 const BLOCK: u64 = 4096;
 /// Bytes that one call shares at most, so that it ends soon.
 const MOST_CLONED: u64 = 1 << 30;
-/// Bytes that one call copies at most.
-const MOST_COPIED: u64 = 16 << 20;
+/// Bytes that one call copies at most: a server answers it when they are durable, and knows nothing of a cancel until then.
+const MOST_COPIED: u64 = 64 << 20;
 /// The same where it reads and writes, which ends sooner when it is to.
 const MOST_READ: u64 = 256 << 20;
 /// Bytes that are copied before the kernel is told to write them. By itself it waits for many more, while the disk idles.
