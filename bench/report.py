@@ -101,7 +101,7 @@ def operation(samples, name, filesystem, library):
     }
 
 
-def bounds(rows, boundary, big, guest, restored, asked, away):
+def bounds(rows, boundary, big, guest, restored, asked, away, rebased):
     """What must hold: (text, value found, its text, whether it holds). A bound that nothing was measured for is left out."""
     row = {(r["operation"], r["filesystem"]): r for r in rows if r["engine"] != "pull"}
     pull = {(r["operation"], r["filesystem"]): r for r in rows if r["engine"] == "pull"}
@@ -178,6 +178,9 @@ def bounds(rows, boundary, big, guest, restored, asked, away):
           lambda value: value <= 40)
     bound("the same from a server 5 ms away: at most 3x its time without delay", pull_away.get("ratios", {}).get(5), "x",
           lambda value: value <= 3)
+    for r in rebased:
+        bound(f"rebase of 128 MiB on {r['nas']}, {r['delay']} ms away, synced: at least 3.5x faster than `qemu-img`", r["ratio"], "x",
+              lambda value: value >= 3.5)
     bound("cancel in the middle of a full: at most 1 s", big.get("cancel_s"), "s", lambda value: value <= 1)
     return found
 
@@ -259,6 +262,16 @@ def away(samples):
                          # that wait for each other always do so, others now and then: of the longest delay, and the least
                          "round_trips": min(s["in_a_row"] for s in samples.of("nas away", engine=engine, delay=delays[-1]))}
     return found
+
+
+def rebases(samples):
+    """Rebases on a mounted NAS: medians by its kind and delay in ms, and how much faster ours are, run by run."""
+    rows = []
+    for nas, delay in dict.fromkeys((s["nas"], s["delay"]) for s in samples.of("nas rebase")):
+        by = {who: {s["run"]: s["seconds"] for s in samples.of("nas rebase", nas=nas, delay=delay, who=who)} for who in ("theirs", "ours")}
+        rows.append({"nas": nas, "delay": delay, "runs": len(by["ours"]), **{who: median(of.values()) for who, of in by.items()},
+                     "ratio": median(by["theirs"][run] / seconds for run, seconds in by["ours"].items())})
+    return rows
 
 
 NIGHTS = {"Quiet": "no backups", "Full": "fulls", "Changes": "incrementals", "Restarts": "restarted guests",
@@ -400,6 +413,11 @@ def markdown(results):
                   table(["engine", *(f"{d} ms" for d in next(iter(results["away"].values()))["seconds"]), "requests"],
                         [[engine, *(f"{a['seconds'][d]:.2f} ({a['spread'][d][0]:.2f}..{a['spread'][d][1]:.2f})" for d in a["seconds"]),
                           text(a["round_trips"], "", 0)] for engine, a in results["away"].items()])]
+    if results["rebases"]:
+        parts += ["A rebase of 128 MiB on a mounted NAS, cold and synced, seconds:\n",
+                  table(["NAS", "ms away", "runs", "`qemu-img`", "library", "ratio"],
+                        [[r["nas"], str(r["delay"]), str(r["runs"]), f"{r['theirs']:.2f}", f"{r['ours']:.2f}", text(r["ratio"], "x", 1)]
+                         for r in results["rebases"]])]
     if results["nights"]["rows"]:
         parts += ["## Nights\n",
                   table(["night", "at once", "guests", "s", "guests per hour", "MiB written", "CPU s of agents", "of QEMU", "MiB of an agent",
@@ -588,17 +606,18 @@ def main(out):
     boundary = [{k: v for k, v in s.items() if k != "section"} for s in samples.of("boundary")]
     machines = {file.stem: json.loads(file.read_text().splitlines()[0]) for file in files}
     curves, big, guest, restored = growth(samples), large(samples), latency(samples), restores(samples)
-    asked, far = requests(samples), away(samples)
+    asked, far, rebased = requests(samples), away(samples), rebases(samples)
     results = {
         "date": max(m["when"] for m in machines.values())[:10],
         "machine": machine(),
         "sections": {name: (m["when"], m["load"]) for name, m in machines.items()},
-        "must_hold": bounds(rows, boundary, big, guest, restored, asked, far),
+        "must_hold": bounds(rows, boundary, big, guest, restored, asked, far, rebased),
         "operations": rows,
         "large": big,
         "restores": restored,
         "requests": asked,
         "away": far,
+        "rebases": rebased,
         "nights": nights(samples),
         "guests": samples.of("guests"),
         "growth": curves,

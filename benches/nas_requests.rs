@@ -1,12 +1,14 @@
 //! What operations ask of an NFS server, by the client's own count (`/proc/self/mountstats`): in `tests/vm/run`, NFS 4.2, two small
 //! disks, by push and by pull, a chain that grows to nine points and is then thinned out. A count has no spread: once is enough.
-//! Then how long an incremental takes with a server that is some milliseconds away.
+//! Then how long an incremental takes with a server that is some milliseconds away, and a rebase, against `qemu-img`, also by protocols
+//! and on file systems that share no blocks: `cargo bench --bench nas_requests rebase` for these alone.
 //!
 //! `NASBACKUP_SHOW_REQUESTS="incremental by pull"` shows instead each request of this operation, in order, with the name of its file, and when
 //! it was sent and answered; `"incremental 20 ms away by pull"` from afar.
 
 #![allow(clippy::unwrap_used, reason = "a failure here ends the benchmark")]
 
+mod absorbed;
 #[path = "../tests/real_nas/served.rs"]
 #[allow(dead_code, reason = "the tests use the rest of it")]
 mod served;
@@ -17,17 +19,22 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::time::Instant;
 
+use absorbed::{Shape, shell};
+use nasbackup::nas::repository::Repository;
+use nasbackup::nas::session::Session;
 use nasbackup::operation::call;
 use nasbackup::operation::take_backup::TakeBackupRequest;
 use serde_json::{Value, json};
 
-use served::{Asked, Counts};
-use support::{Guest, MIB, Story, by, repository_json, run, take};
+use served::{Asked, Counts, ROOT, cifs, nfs};
+use support::{Guest, MIB, Nas, Story, by, repository_json, run, take};
 
 const POINTS: usize = 9;
 /// How much later the server's answers come, in milliseconds, and how often each is tried.
 const DELAYS: [u64; 4] = [0, 1, 5, 20];
 const RUNS: u64 = 5;
+/// What a rebase moves, in MiB.
+const ABSORBED: u64 = 128;
 
 /// What the kernel tells of the client's requests: when each was sent and answered; if they are shown, also for which files they are.
 struct Trace {
@@ -245,7 +252,49 @@ fn time_incrementals(engine: &str) {
     run("tc", ["qdisc", "del", "dev", "lo", "root"]);
 }
 
+/// How long a rebase takes by `qemu-img` and by us, cold and synced, in turns.
+fn time_rebases(what: &str, nas: Nas, runs: u64, delays: &[u64]) {
+    support::init();
+    let export = Repository::check(Some(nas.repository())).unwrap();
+    let session = Session::open(&export, &nasbackup::config::current()).unwrap();
+    let (server, client) = (nas.root(), &session.root().path);
+    let shape = Shape { disk: 2 << 30, absorbed: ABSORBED * MIB, runs: ABSORBED, base: 640 };
+    absorbed::make(server, &shape).unwrap();
+    run("modprobe", ["sch_netem"]);
+    let time = |run: u64, delay: u64, who: &str, act: &dyn Fn()| {
+        shell(server, &format!("cp target.qcow2 {who}; sync; echo 3 > /proc/sys/vm/drop_caches")).unwrap();
+        delay_network(delay);
+        let begun = Instant::now();
+        act();
+        let seconds = begun.elapsed().as_secs_f64();
+        delay_network(0);
+        println!(
+            "{}",
+            json!({"section": "nas rebase", "nas": what, "delay": delay, "run": run, "who": who, "seconds": seconds})
+        );
+    };
+    for (run, delay) in (0..runs).flat_map(|run| delays.iter().map(move |delay| (run, *delay))) {
+        time(run, delay, "theirs", &|| _ = shell(client, absorbed::BY_QEMU).unwrap());
+        time(run, delay, "ours", &|| _ = absorbed::absorb(client).unwrap());
+        if run == 0 {
+            shell(server, absorbed::COMPARE).unwrap();
+        }
+        shell(server, "rm theirs ours").unwrap();
+    }
+    run("tc", ["qdisc", "del", "dev", "lo", "root"]);
+    shell(server, "rm *").unwrap();
+}
+
+/// By a protocol with a copy on the server, and by one without.
+fn without_clones() -> [(&'static str, Nas); 2] {
+    [("NFS 4.2, ext4", nfs("ext4", "vers=4.2")), ("NFS 3, ext4", nfs("ext4", "vers=3"))]
+}
+
 fn main() {
+    if std::env::args().any(|arg| arg == "rebase") {
+        let all = [("NFS 4.2, XFS", nfs("nas", "vers=4.2")), ("CIFS, ext4", cifs("ext4", ROOT))];
+        return all.into_iter().chain(without_clones()).for_each(|(what, nas)| time_rebases(what, nas, 7, &[0, 1, 5]));
+    }
     let shown = shown();
     let engines = || ["push", "pull"].into_iter().filter(|engine| shown.iter().all(|shown| shown.ends_with(engine)));
     let is_far = |shown: &String| shown.contains(" ms away ");
@@ -263,6 +312,9 @@ fn main() {
     }
     if shown.as_ref().is_none_or(is_far) {
         engines().for_each(time_incrementals);
+    }
+    if shown.is_none() {
+        without_clones().into_iter().for_each(|(what, nas)| time_rebases(what, nas, 3, &[0, 5]));
     }
     TO_SHOW.lock().unwrap().iter().for_each(|text| show(text));
 }
