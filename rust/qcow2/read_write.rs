@@ -41,11 +41,12 @@ pub(super) fn copy<T: Storage>(
     to: u64,
     (source, from): (&Direct, u64),
     length: u64,
+    buffer: &mut Buffer,
     goes_on: &mut dyn FnMut() -> bool,
 ) -> Result<u64, Fault> {
     let copy = &Copy { target, to, source, from, length };
     if length <= PART {
-        return copy.first_part();
+        return copy.first_part(buffer);
     }
     let (ask, asked) = mpsc::channel();
     let asked = &Mutex::new(asked);
@@ -59,7 +60,7 @@ pub(super) fn copy<T: Storage>(
         };
         let threads = (0..length.div_ceil(PART).min(AT_ONCE)).map_while(begin).count();
         if threads == 0 {
-            return copy.first_part();
+            return copy.first_part(buffer);
         }
         let answer = || match told.recv() {
             Ok(done) => done.unwrap_or_else(|panic| resume_unwind(panic)),
@@ -114,15 +115,14 @@ fn have_copied(
 
 impl<T: Storage> Copy<'_, T> {
     /// Little is written by the kernel, which does it while the next is read, and joins what lies together in the target.
-    fn first_part(&self) -> Result<u64, Fault> {
-        let buffer = self.read(0, Buffer::default())?;
-        self.target.write_at(&buffer, self.to).map(|()| buffer.len() as u64).map_err(|error| (false, error))
+    fn first_part(&self, buffer: &mut Buffer) -> Result<u64, Fault> {
+        self.read(0, buffer)?;
+        self.target.write_at(buffer, self.to).map(|()| buffer.len() as u64).map_err(|error| (false, error))
     }
 
-    fn read(&self, at: u64, mut buffer: Buffer) -> Result<Buffer, Fault> {
+    fn read(&self, at: u64, buffer: &mut Buffer) -> Result<(), Fault> {
         let made = buffer.resize(usize::try_from((self.length - at).min(PART)).unwrap_or(0));
-        let read = made.and_then(|()| read_padded(self.source, &mut buffer, self.from + at));
-        read.map(|()| buffer).map_err(|error| (true, error))
+        made.and_then(|()| read_padded(self.source, buffer, self.from + at)).map_err(|error| (true, error))
     }
 
     /// Does what is asked for, until nobody can ask any more.
@@ -130,7 +130,7 @@ impl<T: Storage> Copy<'_, T> {
         let next = || asked.lock().unwrap_or_else(PoisonError::into_inner).recv();
         while let Ok(work) = next() {
             let done = || match work {
-                Work::Read(at, buffer) => self.read(at, buffer).map(|buffer| Work::Read(at, buffer)),
+                Work::Read(at, mut buffer) => self.read(at, &mut buffer).map(|()| Work::Read(at, buffer)),
                 Work::Write(at, buffer) => {
                     let written = self.target.write_past_cache(&buffer, self.to + at);
                     written.map(|()| Work::Write(at, buffer)).map_err(|error| (false, error))
@@ -215,6 +215,11 @@ mod tests {
         tempfile::tempfile_in(env!("CARGO_MANIFEST_DIR")).unwrap()
     }
 
+    /// Copies that many bytes from the beginning of the one to that of the other.
+    fn copy_first(target: &Small, source: &Direct, length: u64) -> Result<u64, Fault> {
+        copy(target, 0, (source, 0), length, &mut Buffer::default(), &mut || true)
+    }
+
     /// A source of that many bytes, none of its blocks like another, and what it holds.
     fn source(length: u64) -> (File, Vec<u8>) {
         let content: Vec<u8> =
@@ -279,7 +284,7 @@ mod tests {
         // one alone would wait for the others for ever
         let meet = || _ = ALL.wait();
         let target = Small(Direct::new(file()), u64::MAX, AtomicU64::new(0), meet);
-        let copied = copy(&target, 0, (&Direct::new(source), 0), AT_ONCE * PART, &mut || true).unwrap();
+        let copied = copy_first(&target, &Direct::new(source), AT_ONCE * PART).unwrap();
         let mut read = vec![0; content.len()];
         read_padded(&target, &mut read, 0).unwrap();
         assert!(copied == AT_ONCE * PART && read == content);
@@ -312,8 +317,7 @@ mod tests {
     fn a_panic_of_one_thread_is_the_panic_of_all() {
         let (source, _) = source(9 * PART);
         let target = Small(Direct::new(file()), u64::MAX, AtomicU64::new(0), || panic!("of a part"));
-        let copied =
-            catch_unwind(AssertUnwindSafe(|| copy(&target, 0, (&Direct::new(source), 0), 9 * PART, &mut || true)));
+        let copied = catch_unwind(AssertUnwindSafe(|| copy_first(&target, &Direct::new(source), 9 * PART)));
         assert_eq!(copied.unwrap_err().downcast_ref(), Some(&"of a part"));
     }
 
@@ -322,15 +326,14 @@ mod tests {
         let (source, _) = source(9 * PART);
         for taken in [0, PART, 5 * PART + 1] {
             let target = Small::new(taken);
-            let failed =
-                copy(&target, 0, (&Direct::new(source.try_clone().unwrap()), 0), 9 * PART, &mut || true).unwrap_err();
+            let failed = copy_first(&target, &Direct::new(source.try_clone().unwrap()), 9 * PART).unwrap_err();
             assert!(!failed.0 && errno(&failed.1) == Some(Errno::NOSPC), "{taken}: {failed:?}");
         }
         let target = Small::new(u64::MAX);
         let folder = File::open(env!("CARGO_MANIFEST_DIR")).unwrap();
         for length in [PART, 9 * PART] {
             let folder = Direct::new(folder.try_clone().unwrap());
-            let failed = copy(&target, 0, (&folder, 0), length, &mut || true).unwrap_err();
+            let failed = copy_first(&target, &folder, length).unwrap_err();
             assert!(failed.0 && errno(&failed.1) == Some(Errno::ISDIR), "{length}: {failed:?}");
         }
     }

@@ -9,7 +9,7 @@ use log::Level;
 use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 
-use super::direct::Direct;
+use super::direct::{Buffer, Direct};
 use super::holes;
 use super::read_write::{Fault, copy};
 use super::storage::Storage;
@@ -45,6 +45,8 @@ pub struct Route {
     length: u64,
     /// The source, to be read past the page cache, once it was read.
     past_cache: Option<Direct>,
+    /// What a short run is read into.
+    buffer: Buffer,
 }
 
 /// Notes what was written to a target, and tells when the kernel should begin to write it to the disk.
@@ -105,7 +107,7 @@ pub enum Step {
 impl Route {
     /// The way from a file of that length.
     pub fn new(length: u64) -> Route {
-        Route { method: CopyMethod::Clone, tells_holes: true, length, past_cache: None }
+        Route { method: CopyMethod::Clone, tells_holes: true, length, past_cache: None, buffer: Buffer::default() }
     }
 
     /// True if only reading and writing is left.
@@ -131,7 +133,7 @@ impl Route {
             Some(source) => source,
             None => self.past_cache.insert(Direct::new(source.try_clone().map_err(|error| (true, error))?)),
         };
-        let copied = copy(target, to, (source, from), left, goes_on)?;
+        let copied = copy(target, to, (source, from), left, &mut self.buffer, goes_on)?;
         Ok(Moved { cloned: 0, copied })
     }
 
