@@ -36,7 +36,7 @@ const MOST_AHEAD: usize = 2_000;
 pub(super) struct OpenedRepository {
     /// The virtual machine's folder in it, locked.
     pub instance: Instance,
-    /// All that it held was listed, and not the point.
+    /// By the list of all that it held nothing has the point's name.
     pub is_listed: bool,
     /// The room in the repository.
     pub free: Free,
@@ -170,7 +170,8 @@ pub(super) fn lock_and_look(call: &Call<'_>, read_ahead: ReadAhead) -> Result<Op
     // beside the lock and the list; nothing comes of it but that it need not be read twice
     read_ahead.wait(limits::NAS_PROBE);
     bounded(LOOK, call.time_for(LOOK, limits::STORAGE_STEP)?, move || {
-        let (until, is_listed) = (Instant::now() + limits::STORAGE_STEP / 2, !points.1);
+        let until = Instant::now() + limits::STORAGE_STEP / 2;
+        let is_listed = !points.1 && has_one_spelling(checked.point.name());
         let published = published_bitmaps(instance.folder(), points, &checked.vm, until)?;
         let parent = match &checked.mode {
             Mode::Incremental { parent, parent_bitmap, .. } => {
@@ -187,6 +188,11 @@ pub(super) fn lock_and_look(call: &Call<'_>, read_ahead: ReadAhead) -> Result<Op
 const MOST_POINTS: usize = 50_000;
 /// Bytes of the names of bitmaps that are looked at: those of some 20,000 points of many disks.
 const MOST_NAMES: usize = 16 << 20;
+
+/// True for a name as CloudStack gives it to points. Of others a server may take several spellings, upper and lower case, for the same.
+fn has_one_spelling(name: &str) -> bool {
+    name.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.')
+}
 
 /// The names of what may be points, and whether there are more. Removes what backups have left: whoever made it no longer holds the
 /// lock of the folder, which is ours.
@@ -311,6 +317,12 @@ mod tests {
         );
         let known = published_bitmaps(&instance, list_points(&instance).unwrap(), "i-1", later).unwrap();
         assert!(known.is_subset(&BTreeSet::from(["one".to_owned()])), "{known:?}");
+    }
+
+    #[test]
+    fn a_list_tells_of_names_that_servers_take_for_no_other() {
+        assert!(has_one_spelling("2026.01.31.23.59.59"));
+        assert!(["T1", "tag", "2026.01.31.23.59.59é", "2026.01.31 "].iter().all(|name| !has_one_spelling(name)));
     }
 
     #[test]
