@@ -380,6 +380,7 @@ pub(super) mod tests {
     use super::Purpose::Change;
     use super::*;
     use crate::mutation::Random;
+    use rustix::fs::OFlags;
     use std::fs;
     use std::path::Path;
     use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -493,6 +494,14 @@ pub(super) mod tests {
         assert_eq!(fs::read(&victim).unwrap(), text);
         claim.give_back(None).unwrap();
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    /// Through FUSE with its write-back cache a kernel reads by it the rest of a page that it has dropped.
+    #[test]
+    fn elsewhere_than_on_nfs_a_claim_is_renewed_by_what_can_be_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = Claim::new(&folder(dir.path()), Change).unwrap().make().unwrap().unwrap();
+        assert_eq!(file.with(|file| rustix::fs::fcntl_getfl(file)).unwrap() & OFlags::ACCMODE, OFlags::RDWR);
     }
 
     #[test]

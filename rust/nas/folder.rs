@@ -114,10 +114,16 @@ impl Folder {
         self.look_and_open(name.as_ref(), WRITE, |found, path| open_same_if_there(found, OFlags::RDWR, path))
     }
 
-    /// Opens the regular file `name` of this folder for writing alone. Refuses a file with a second name. An NFS server gives no delegation for
-    /// it, which the next open for writing would have to give back first.
+    /// Opens the regular file `name` of this folder, which nobody reads by this descriptor, for writing. Refuses a file with a second name.
     pub(super) fn open_for_writing_alone(&self, name: impl AsRef<OsStr>) -> Result<Apart> {
-        self.look_and_open(name.as_ref(), WRITE, |found, path| open_same_if_there(found, OFlags::WRONLY, path))
+        let access = self.writing_alone();
+        self.look_and_open(name.as_ref(), WRITE, |found, path| open_same_if_there(found, access, path))
+    }
+
+    /// An NFS server gives no delegation for what is open for writing alone, which the next open for writing would have to give back first.
+    /// Elsewhere that spares nothing, and a kernel that writes a part of a page may have to read the rest of it by the same open file.
+    fn writing_alone(&self) -> OFlags {
+        if FsKind::in_table(self) == FsKind::Nfs { OFlags::WRONLY } else { OFlags::RDWR }
     }
 
     fn look_and_open<T>(
@@ -147,9 +153,9 @@ impl Folder {
         self.create_file_for(OFlags::RDWR, name, mode)
     }
 
-    /// Like `create_file`, for writing alone.
+    /// Like `create_file`, where nobody reads by this descriptor.
     pub(super) fn create_file_for_writing_alone(&self, name: &str, mode: u32) -> Result<Apart> {
-        self.create_file_for(OFlags::WRONLY, name, mode)
+        self.create_file_for(self.writing_alone(), name, mode)
     }
 
     fn create_file_for(&self, access: OFlags, name: &str, mode: u32) -> Result<Apart> {
