@@ -94,7 +94,7 @@ impl Claim {
             Purpose::Change => {
                 let others = RefCell::new(Vec::new());
                 let is_reader = |name: &OsStr| {
-                    let is_reader = name.as_encoded_bytes().starts_with(READER.as_bytes());
+                    let is_reader = name.to_str().is_some_and(|name| name.starts_with(READER));
                     if !is_reader && others.borrow().len() <= MOST_NAMES {
                         others.borrow_mut().push(name.to_owned());
                     }

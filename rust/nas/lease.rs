@@ -90,7 +90,9 @@ mod tests {
     use super::Purpose::{Add, Change, Read};
     use super::*;
     use crate::work::owner::WorkFor;
+    use std::ffi::OsStr;
     use std::fs;
+    use std::os::unix::ffi::OsStrExt;
     use std::path::Path;
     use std::sync::RwLock;
     use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -192,6 +194,17 @@ mod tests {
         let left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
         left.iter().skip(MOST_READERS).for_each(|path| fs::remove_file(path).unwrap());
         drop(take(dir.path(), Change).unwrap());
+    }
+
+    #[test]
+    fn names_that_no_reader_gives_its_claim_keep_nobody_out_however_many() {
+        let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+        fs::write(dir.path().join("planted"), "").unwrap();
+        for n in 0..=MOST_READERS {
+            let name = [READER.as_bytes(), b"\xff", n.to_string().as_bytes()].concat();
+            fs::hard_link(dir.path().join("planted"), dir.path().join(OsStr::from_bytes(&name))).unwrap();
+        }
+        take(dir.path(), Change).unwrap();
     }
 
     #[test]
