@@ -57,8 +57,8 @@ pub(super) struct Claim {
     owner: String,
     /// By what NFS knows its file, once that is made, and its attributes: a server gives a file's number to another one once it is removed.
     made: OnceLock<(Vec<u8>, Attributes)>,
-    /// When it was renewed, by a clock that goes on while the host sleeps.
-    renewed: Mutex<Duration>,
+    /// When it was renewed, by a clock that goes on while the host sleeps, unless it was found to be another's since.
+    renewed: Mutex<Option<Duration>>,
     /// How often it is renewed.
     pub renewal: Duration,
     /// A claim whose counter does not change for so long has expired.
@@ -164,7 +164,7 @@ impl Claim {
         let written = file.write_at(text, 0);
         let written = written.and_then(|()| if self.is_remote { file.sync() } else { Ok(()) });
         written.map_err(|e| Error::io(step, self.path(), e))?;
-        *self.renewed.lock().unwrap_or_else(PoisonError::into_inner) = now;
+        self.note_renewal(Some(now));
         Ok(())
     }
 
@@ -173,7 +173,12 @@ impl Claim {
         if self.is_at(&self.name)? {
             return Ok(());
         }
+        self.note_renewal(None);
         Err(self.taken_over())
+    }
+
+    fn note_renewal(&self, at: Option<Duration>) {
+        *self.renewed.lock().unwrap_or_else(PoisonError::into_inner) = at;
     }
 
     fn taken_over(&self) -> Error {
@@ -202,7 +207,7 @@ impl Claim {
     /// True if it was renewed so lately that no other host takes it over for a while.
     pub(super) fn is_fresh(&self) -> bool {
         let renewed = *self.renewed.lock().unwrap_or_else(PoisonError::into_inner);
-        boot_time().saturating_sub(renewed) < self.expiry / 2
+        renewed.is_some_and(|renewed| boot_time().saturating_sub(renewed) < self.expiry / 2)
     }
 
     /// Where its file is.
