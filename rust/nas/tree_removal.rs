@@ -43,12 +43,6 @@ impl Folder {
     /// not opened if it is empty: a host that hung, and has lost the lock, may still write to it.
     pub fn create_anew(&self, name: &str, mode: u32) -> Result<Apart> {
         self.remove_tree(name)?;
-        self.create_unlisted(name, mode)
-    }
-
-    /// Like `create_anew`, of a name that a list of the folder did not hold, made under the lock that is held still; or that nobody can
-    /// guess. A NAS is not asked whether a killed call has left it.
-    pub fn create_unlisted(&self, name: &str, mode: u32) -> Result<Apart> {
         self.create_file_once(name, mode, FsKind::in_table(self))
     }
 

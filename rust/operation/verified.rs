@@ -100,7 +100,7 @@ fn write(root: &Folder, point: &PointPath, manifest: Option<&Manifest>, scope: S
     .sealed(config::current().keys.as_deref());
     let folder = root.open_dir(&point.instance_folder())?;
     let (path, new) = (path(point)?, format!("{NEW}{}", random::hex(STEP)?));
-    let file = folder.create_unlisted(&new, config::current().file_mode())?;
+    let file = folder.create_anew(&new, config::current().file_mode())?;
     let write = |mut file: &std::fs::File| {
         file.write_all(text.as_bytes()).map_err(called("write"))?;
         file.sync_all().map_err(called("fsync"))

@@ -13,7 +13,7 @@ use crate::nas::path::{PointPath, RepoPath};
 pub fn images(root: &Folder, at: &PointPath) -> Result<Vec<RepoPath>> {
     let names = match Manifest::read_sound(&root.open_to_pass(at.folder().as_str())?, at)? {
         Some(manifest) => manifest.disks.into_iter().map(|disk| disk.file).collect(),
-        None => open_with_images(root, at)?.images,
+        None => open_with_images(root, at)?.1,
     };
     if names.is_empty() {
         return Err(Error::new(Code::NotFound, "look for the images", format!("'{at}' holds none")));
@@ -26,24 +26,11 @@ pub fn image_names(folder: &Folder) -> Result<Vec<String>> {
     regular(folder, folder.names_that(is_image)?)
 }
 
-/// A point's folder and what it holds.
-pub struct ListedPoint {
-    /// The folder.
-    pub folder: Folder,
-    /// The names of the images.
-    pub images: Vec<String>,
-    /// There is what may be an unfinished file.
-    pub has_new: bool,
-}
-
-/// Opens a point's folder and lists it.
-pub fn open_with_images(root: &Folder, at: &PointPath) -> Result<ListedPoint> {
-    let is_new = |name: &OsStr| name.as_encoded_bytes().ends_with(b".new");
-    let (folder, mut listed) = root.open_and_list(at.folder().as_str(), |name| is_image(name) || is_new(name))?;
-    let has_new = listed.iter().any(|name| is_new(name));
-    listed.retain(|name| is_image(name));
+/// Opens a point's folder; the same names, which come with it.
+pub fn open_with_images(root: &Folder, at: &PointPath) -> Result<(Folder, Vec<String>)> {
+    let (folder, listed) = root.open_and_list(at.folder().as_str(), is_image)?;
     let images = regular(&folder, listed)?;
-    Ok(ListedPoint { folder, images, has_new })
+    Ok((folder, images))
 }
 
 fn is_image(name: &OsStr) -> bool {

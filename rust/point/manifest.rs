@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Kind;
 use super::fingerprints::Fingerprints;
-use crate::apart::{Apart, Descriptor};
+use crate::apart::Descriptor;
 use crate::config;
 use crate::config::Engine;
 use crate::digest::Digest;
@@ -318,15 +318,6 @@ impl Manifest {
     /// written. `INVALID_ARGUMENT` where a key vouches for the former one and this host has no key: hosts with the key would not trust
     /// the point any more.
     pub fn replace(&self, folder: &Folder) -> Result<Manifest> {
-        self.replace_by(folder, Folder::create_anew)
-    }
-
-    /// Like `replace`; `create` makes the new file, and removes an unfinished one if there may be one.
-    pub fn replace_by(
-        &self,
-        folder: &Folder,
-        create: impl FnOnce(&Folder, &str, u32) -> Result<Apart>,
-    ) -> Result<Manifest> {
         const STEP: &str = "replace the manifest";
         const NEW: &str = ".manifest.json.new";
         if self.mac.is_some() && config::current().keys.is_none() {
@@ -334,7 +325,7 @@ impl Manifest {
             let cause = format!("a key vouches for '{}', and this host has none: keyFile is not set", path.display());
             return Err(Error::new(Code::InvalidArgument, STEP, cause));
         }
-        let file = create(folder, NEW, config::current().file_mode())?;
+        let file = folder.create_anew(NEW, config::current().file_mode())?;
         let written = file.with(|file| self.write(file)).map_err(|e| Error::io(STEP, folder.path.join(MANIFEST), e));
         let placed = written.and_then(|written| folder.replace(&file, NEW, MANIFEST).map(|()| written));
         let written = placed.map_err(|error| match folder.remove_tree(NEW) {

@@ -11,7 +11,7 @@ mod volume;
 use serde::{Deserialize, Serialize};
 
 pub use chain::{DEEPEST, Link, open_chain, open_chain_while, resolve};
-pub use images::{ListedPoint, image_names, images, open_with_images};
+pub use images::{image_names, images, open_with_images};
 pub use machine_state::{LONGEST_STATE, NVRAM, NVRAM_QCOW2, StateFile, StatePart, TPM, TPM_1_2};
 pub use manifest::{LeftOut, MANIFEST, Manifest, ManifestDisk, ParentPoint, Rebasing, Snapshot, UNTOLD};
 pub use parent::{ChainImage, Parent, ParentDisk};

@@ -7,6 +7,7 @@ use super::record::{ImageEnd, PointRecord, taken_in};
 use crate::config;
 use crate::digest::Digest;
 use crate::error::{Code, Error, Result};
+use crate::nas::folder::Folder;
 use crate::nas::instance::Instance;
 use crate::nas::path::RepoPath;
 use crate::point::Link;
@@ -81,14 +82,14 @@ pub(super) fn left_to_merge(held: &Instance, record: &PointRecord, disk: &Rebase
 /// fails when they do not fit the images, for the key would vouch for what it makes of them.
 pub(super) fn merge(
     held: &Instance,
-    record: &PointRecord,
+    folder: &Folder,
     disk: &RebasedDisk,
     indexed: Option<Indexed>,
     pulse: &Pulse,
 ) -> Result<Option<Fingerprints>> {
     let Some(indexed) = indexed.filter(|indexed| !indexed.is_empty()) else { return Ok(None) };
     go_on(pulse.enter(Phase::MergeFingerprints));
-    let merged = merge_all(held, record, &disk.chain[0], &indexed, pulse);
+    let merged = merge_all(held, folder, &disk.chain[0], &indexed, pulse);
     if let Err(error) = &merged {
         if error.code == Code::CorruptImage && config::current().keys.is_some() {
             return Err(error.clone());
@@ -104,7 +105,7 @@ pub(super) fn go_on<E>(_told: std::result::Result<(), E>) {}
 /// Merges, and puts the new index beside the old one.
 fn merge_all(
     held: &Instance,
-    record: &PointRecord,
+    folder: &Folder,
     target: &Link,
     indexed: &Indexed,
     pulse: &Pulse,
@@ -121,11 +122,11 @@ fn merge_all(
     };
     let indexes = indexed.iter().map(|(image, recorded)| fingerprints::open(root, image, recorded));
     let indexes = indexes.collect::<Result<_>>()?;
-    let file = fingerprints::create(held, record.folder(), &target.path, record.has_new())?;
+    let file = fingerprints::create(held, folder, &target.path)?;
     let io = |e| Error::io(STEP, path, e);
     let image = target.file.try_clone().map_err(io)?;
     let hash = fingerprints::merge(image, indexes, file.clone(), &mut tell).map_err(failed)?;
     let rest = rest_of(target, &mut tell).map_err(failed)?;
-    let file = fingerprints::place(held, record.folder(), &target.path, &file, Some(&indexed[0].1.file))?;
+    let file = fingerprints::place(held, folder, &target.path, &file, Some(&indexed[0].1.file))?;
     Ok(Fingerprints { file, hash, rest })
 }

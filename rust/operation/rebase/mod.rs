@@ -220,7 +220,7 @@ fn finish(
     indexed: Option<Indexed>,
     pulse: &Pulse,
 ) -> Result<()> {
-    let merged = fingerprints::merge(held, record, disk, indexed, pulse);
+    let merged = fingerprints::merge(held, record.folder(), disk, indexed, pulse);
     fingerprints::go_on(pulse.enter(Phase::WriteManifest));
     let ended = record.end(disk, ImageEnd::Changed(merged.clone().unwrap_or_default()));
     match (merged, ended) {

@@ -35,8 +35,6 @@ struct Told {
     /// It is on the NAS as it is here. That an image is what it was to be is written down with what the next one is to be: until
     /// then it is told of as of one whose rebase was cut off when its image stood where it was to stand.
     is_written: bool,
-    /// An unfinished one may be beside it.
-    has_new: bool,
     /// Images of which an index may be left that it does not name, the one that it names, and whether an unfinished one may be left.
     indexed: Vec<(RepoPath, Option<String>, bool)>,
 }
@@ -52,18 +50,13 @@ pub(super) enum ImageEnd {
 impl PointRecord {
     pub(super) fn new(at: PointPath, judged: Judged) -> PointRecord {
         let manifest = judged.manifest(&at.folder()).cloned();
-        let told = Mutex::new(Told { manifest, is_written: true, has_new: judged.has_new, indexed: Vec::new() });
+        let told = Mutex::new(Told { manifest, is_written: true, indexed: Vec::new() });
         PointRecord { at, judged, told }
     }
 
     /// The point's folder.
     pub(super) fn folder(&self) -> &Folder {
         &self.judged.folder
-    }
-
-    /// The point's folder may hold unfinished files of a call that was killed.
-    pub(super) fn has_new(&self) -> bool {
-        self.judged.has_new
     }
 
     fn told(&self) -> MutexGuard<'_, Told> {
@@ -153,11 +146,7 @@ impl PointRecord {
     /// Indexes that it does not name any more go.
     fn replace(&self, held: &Instance, told: &mut Told, manifest: &Manifest) -> Result<()> {
         held.fence_lately()?;
-        let create = if told.has_new { Folder::create_anew } else { Folder::create_unlisted };
-        // a failure may leave one
-        told.has_new = true;
-        (told.manifest, told.is_written) = (Some(manifest.replace_by(self.folder(), create)?), true);
-        told.has_new = self.judged.has_new;
+        (told.manifest, told.is_written) = (Some(manifest.replace(self.folder())?), true);
         let indexed = std::mem::take(&mut told.indexed);
         let left = |error| log::warn!("{}: an index of fingerprints that nothing names is left: {error}", self.at);
         if indexed.is_empty() {

@@ -64,7 +64,7 @@ fn index(targets: &Targets, image: &ChainImage, job: &mut Reporter<'_>, deadline
     let (file, hash, rest) = worker::run(STEP, limits::STORAGE_STEP, job, move |pulse| {
         let mut late = false;
         let source = instance.root().open_file(&path)?;
-        let file = fingerprints::create(&instance, &folder_of(&instance, &path)?, &path, true)?;
+        let file = fingerprints::create(&instance, &folder_of(&instance, &path)?, &path)?;
         let read = fingerprints::index_image(source, file.clone(), &mut |done, _| {
             late = Instant::now() >= deadline;
             if late { Err(Stopped) } else { pulse.at(done, size) }

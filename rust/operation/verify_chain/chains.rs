@@ -15,7 +15,7 @@ use crate::keys::Keys;
 use crate::nas::folder::Folder;
 use crate::nas::path::{PointPath, RepoPath};
 use crate::point::fingerprints::Fingerprints;
-use crate::point::{self, DEEPEST, Link, ListedPoint, MANIFEST, Manifest, ManifestDisk, open_with_images};
+use crate::point::{self, DEEPEST, Link, MANIFEST, Manifest, ManifestDisk, open_with_images};
 use crate::qcow2::{self, Source};
 
 const STEP: &str = "follow the chains";
@@ -49,8 +49,6 @@ pub(in crate::operation) struct Found {
 pub(in crate::operation) struct Judged {
     /// The point's.
     pub(in crate::operation) folder: Arc<Folder>,
-    /// It held what may be an unfinished file of a call that was killed.
-    pub(in crate::operation) has_new: bool,
     /// Each disk's chain from its newest image on, at last the manifests.
     pub(in crate::operation) found: Vec<Found>,
     /// One of the points has a manifest, be it one that can't be read.
@@ -69,7 +67,7 @@ pub(in crate::operation) fn find(
     id: Option<&str>,
     opened: &[&Link],
 ) -> Result<Judged> {
-    let ListedPoint { folder, images: listed, has_new } = open_with_images(root, point)?;
+    let (folder, listed) = open_with_images(root, point)?;
     let (images, manifests, keys) = (BTreeMap::new(), BTreeMap::new(), config::current().keys.clone());
     let opened = opened.iter().map(|link| (&link.path, &link.file)).collect();
     let folder = Arc::new(folder);
@@ -101,7 +99,7 @@ pub(in crate::operation) fn find(
     chains.look_for_state();
     chains.check_manifests(id);
     let Chains { found, has_manifests, keys, manifests, .. } = chains;
-    Ok(Judged { folder, has_new, found, has_manifests, is_keyed: keys.is_some(), manifests })
+    Ok(Judged { folder, found, has_manifests, is_keyed: keys.is_some(), manifests })
 }
 
 impl Judged {

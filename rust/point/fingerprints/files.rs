@@ -35,11 +35,10 @@ pub fn open_as<R: Read>(
     opened.map_err(|e| failed("read the fingerprints", path.as_str(), e))
 }
 
-/// Makes the file for a new index of `image`, which lies in `folder`. If there may be an unfinished one, that is removed.
-pub fn create(instance: &Instance, folder: &Folder, image: &RepoPath, has_new: bool) -> Result<Apart> {
+/// Makes the file for a new index of `image`, which lies in `folder`, and removes an unfinished one.
+pub fn create(instance: &Instance, folder: &Folder, image: &RepoPath) -> Result<Apart> {
     instance.fence_lately()?;
-    let create = if has_new { Folder::create_anew } else { Folder::create_unlisted };
-    create(folder, &new_name(image), config::current().file_mode())
+    folder.create_anew(&new_name(image), config::current().file_mode())
 }
 
 /// Makes the new index `file` durable under its name, and returns the name. The index `old` stays beside it, because the manifest still
