@@ -10,12 +10,12 @@ use std::thread;
 
 use super::direct::{Buffer, Direct};
 use super::storage::{Storage, read_padded};
-use crate::work::owner::keep_owner;
+use crate::work::side_by_side::begin_threads;
 
 /// Bytes of a part.
 const PART: u64 = 2 << 20;
 /// Parts in memory, and threads that read and write them.
-const AT_ONCE: u64 = 8;
+const AT_ONCE: usize = 8;
 
 /// The file is at fault, and not the target; with the error.
 pub type Fault = (bool, io::Error);
@@ -49,19 +49,12 @@ pub(super) fn copy<T: Storage>(
         return copy.first_part(buffer);
     }
     let (ask, asked) = mpsc::channel();
-    let asked = &Mutex::new(asked);
+    let (tell, told) = mpsc::channel();
+    let (asked, tell) = (&Mutex::new(asked), &tell);
     thread::scope(move |scope| {
-        let (tell, told) = mpsc::channel();
-        let begin = |number| {
-            let tell = tell.clone();
-            let work = keep_owner(move || copy.work(asked, &tell));
-            let thread = thread::Builder::new().name(format!("copy {number}")).spawn_scoped(scope, work);
-            thread.inspect_err(|error| log::debug!("going on with {number} threads that copy: {error}")).ok()
-        };
-        let threads = (0..length.div_ceil(PART).min(AT_ONCE)).map_while(begin).count();
-        if threads == 0 {
-            return copy.first_part(buffer);
-        }
+        let most = AT_ONCE.min(usize::try_from(length.div_ceil(PART)).unwrap_or(AT_ONCE));
+        let begun = begin_threads(scope, "copy", most, move |_| copy.work(asked, tell));
+        let Ok(threads) = begun.inspect_err(|error| log::debug!("{error}")) else { return copy.first_part(buffer) };
         let answer = || match told.recv() {
             Ok(done) => done.unwrap_or_else(|panic| resume_unwind(panic)),
             Err(_) => Err((true, io::Error::other("the threads that copy have ended"))),
@@ -279,15 +272,15 @@ mod tests {
 
     #[test]
     fn as_many_parts_are_written_at_once_as_there_are_threads() {
-        static ALL: Barrier = Barrier::new(AT_ONCE as usize);
-        let (source, content) = source(AT_ONCE * PART);
+        static ALL: Barrier = Barrier::new(AT_ONCE);
+        let (source, content) = source(AT_ONCE as u64 * PART);
         // one alone would wait for the others for ever
         let meet = || _ = ALL.wait();
         let target = Small(Direct::new(file()), u64::MAX, AtomicU64::new(0), meet);
-        let copied = copy_first(&target, &Direct::new(source), AT_ONCE * PART).unwrap();
+        let copied = copy_first(&target, &Direct::new(source), AT_ONCE as u64 * PART).unwrap();
         let mut read = vec![0; content.len()];
         read_padded(&target, &mut read, 0).unwrap();
-        assert!(copied == AT_ONCE * PART && read == content);
+        assert!(copied == AT_ONCE as u64 * PART && read == content);
     }
 
     #[test]

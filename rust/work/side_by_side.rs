@@ -38,15 +38,17 @@ pub(crate) fn side_by_side<W: Send, T: Send>(
     done.into_iter().map(|(_, done)| done).collect()
 }
 
-/// Begins `count` threads that do `work` together, each with its number. Those that can be started do all of it; `IO` if none can.
+/// Begins `count` threads that do `work` together, each with its number, for whom this one works. Those that can be started do all of it:
+/// returns how many; `IO` if none can.
 pub(crate) fn begin_threads<'scope>(
     scope: &'scope Scope<'scope, '_>,
     step: &'static str,
     count: usize,
     work: impl Fn(usize) + Copy + Send + 'scope,
-) -> Result<()> {
+) -> Result<usize> {
     for number in 0..count {
-        let begun = thread::Builder::new().name(format!("{step} {number}")).spawn_scoped(scope, move || work(number));
+        let work = keep_owner(move || work(number));
+        let begun = thread::Builder::new().name(format!("{step} {number}")).spawn_scoped(scope, work);
         match begun {
             Ok(_) => {}
             Err(error) if number == 0 => {
@@ -54,11 +56,11 @@ pub(crate) fn begin_threads<'scope>(
             }
             Err(error) => {
                 log::warn!("{step}: unable to start more than {number} threads, going on with these: {error}");
-                break;
+                return Ok(number);
             }
         }
     }
-    Ok(())
+    Ok(count)
 }
 
 #[cfg(test)]

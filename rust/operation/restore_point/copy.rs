@@ -101,7 +101,9 @@ impl Copying {
         let work = &work;
         thread::scope(|scope| {
             let run = move |number| work(number).unwrap_or_else(|error| self.fail(error));
-            begin_threads(scope, "copy", count, run).unwrap_or_else(|error| self.fail(error));
+            if let Err(error) = begin_threads(scope, "copy", count, run) {
+                self.fail(error);
+            }
         });
         self.failed.lock().unwrap_or_else(PoisonError::into_inner).take().map_or(Ok(()), Err)
     }
