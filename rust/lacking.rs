@@ -31,8 +31,7 @@ pub(crate) fn is_unsettable(error: Errno) -> bool {
 
 /// Logs that the file system of `file` lacks `what`, and what is done `instead`, unless that was logged before.
 pub(crate) fn tell(level: Level, file: impl AsFd, what: &'static str, error: impl Display, instead: &str) {
-    // of one whose number is not known it is told each time
-    // and to tell the number no server is asked for what else has changed
+    // one whose number is not known is told each time; by `fstat` an NFS server would be asked, for all attributes
     let number = Attributes::of(&file, StatxFlags::empty()).ok().map(|found| found.device);
     if number.is_none_or(|number| TOLD.lock().unwrap_or_else(PoisonError::into_inner).insert((number, what))) {
         let name =

@@ -21,7 +21,7 @@ use crate::lacking;
 const BLOCK: usize = 4096;
 /// A huge page.
 const HUGE: usize = 2 << 20;
-/// The fewest bytes that are worth one: it is filled with zeroes first.
+/// A shorter buffer gets none, because the kernel fills a huge page with zeroes first.
 const LEAST_HUGE: usize = 512 << 10;
 
 /// A file whose whole blocks are read and written past the page cache, where its file system allows that; all else goes through it.
@@ -144,8 +144,8 @@ fn tell(file: &impl Descriptor, error: Errno) {
 /// processes share, a kernel copies the one that is written next, older ones up to 2 MiB around it, and a device that still reads
 /// into the others would fill what nobody looks at any more.
 ///
-/// Where the kernel has huge pages, much of it lies together: a device takes memory in so many pieces for each request, and some take
-/// time for each piece.
+/// Where the kernel has huge pages, a large one is made of them: a device takes the memory of a request piece by piece, and no more than
+/// so many pieces, so that few large ones are sooner done.
 #[derive(Debug, Default)]
 pub struct Buffer {
     mapping: Option<MmapMut>,
@@ -166,7 +166,7 @@ impl Buffer {
     }
 }
 
-/// A mapping, and where in it are so many bytes.
+/// Maps memory for so many bytes; they begin at the offset that is returned with it.
 fn map(length: usize) -> io::Result<(MmapMut, usize)> {
     let is_huge = length >= LEAST_HUGE;
     let whole = if is_huge { length.next_multiple_of(HUGE) + HUGE } else { length };
@@ -176,7 +176,7 @@ fn map(length: usize) -> io::Result<(MmapMut, usize)> {
         return Ok((mapping, 0));
     }
     let start = mapping.as_ptr().align_offset(HUGE);
-    // where the kernel has none, pages are small
+    // without them the pages are small
     _ = mapping.advise_range(Advice::HugePage, start, whole - HUGE);
     Ok((mapping, start))
 }
@@ -231,19 +231,27 @@ mod tests {
 
     #[test]
     fn no_process_that_is_started_gets_the_memory() {
+        for length in [3 * BLOCK, LEAST_HUGE, HUGE + 1] {
+            // not copied into a child
+            let flags = flags(&buffer(length));
+            assert!(flags.iter().any(|flag| flag == "dc"), "{length}: {flags:?}");
+        }
+    }
+
+    #[test]
+    fn large_memory_is_of_huge_pages_where_the_kernel_has_any() {
         let has_huge = std::path::Path::new("/sys/kernel/mm/transparent_hugepage").exists();
         for (length, is_huge) in [(3 * BLOCK, false), (LEAST_HUGE, has_huge), (HUGE + 1, has_huge)] {
             let buffer = buffer(length);
-            // `dc`: not copied into a child, `hg`: huge pages if there are any, of proc(5)
-            let (flags, is_flagged) =
-                (flags(&buffer), |flags: &str, flag| flags.split_whitespace().any(|of| of == flag));
-            assert!(is_flagged(&flags, "dc") && is_flagged(&flags, "hg") == is_huge, "{length}: {flags}");
+            // advised to be of huge pages
+            let flags = flags(&buffer);
+            assert_eq!(flags.iter().any(|flag| flag == "hg"), is_huge, "{length}: {flags:?}");
             assert!(!is_huge || buffer.as_ptr().align_offset(HUGE) == 0, "{length}");
         }
     }
 
-    /// The kernel's flags of the memory.
-    fn flags(buffer: &Buffer) -> String {
+    /// The kernel's flags of the memory, as proc(5) names them.
+    fn flags(buffer: &Buffer) -> Vec<String> {
         let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
         let (mut flags, at) = (None, buffer.as_ptr() as u64);
         let mut within = false;
@@ -255,7 +263,7 @@ mod tests {
                 flags = Some(of_it);
             }
         }
-        flags.unwrap().to_owned()
+        flags.unwrap().split_whitespace().map(str::to_owned).collect()
     }
 
     #[test]
