@@ -80,7 +80,6 @@ def operation(samples, name, filesystem, library):
         "ratio_spread": [min(ratios), max(ratios)] if ratios else None,
         "ratio_without_version": middle(pairs(
             "native", "shell", lambda native, shell: (shell["seconds"] - shell["version_seconds"]) / native["seconds"])),
-        # of what the script's tools take by themselves: it has no library to load, and asks for no version
         "ratio_mounted": middle(pairs(
             "warm", "shell", lambda warm, shell: (shell["seconds"] - shell["version_seconds"]) / warm["seconds"])),
         "push_ratio": middle(pairs("native", "push", lambda pull, push: pull["seconds"] / push["seconds"])),
@@ -165,19 +164,20 @@ def bounds(rows, boundary, big, guest, restored, asked, away, rebased):
               " and sync", restored["ratios"].get(f"full to {kind}"), "x", lambda value: value >= 1.3)
     bound("the same from a NAS 5 ms away: at least 4x faster than one reader reads it", restored["ratios"].get("5 ms away"), "x",
           lambda value: value >= 4)
-    by_pull = {r["operation"]: r["asked"] for r in asked if r["engine"] == "pull"}
+    by_pull = {r["operation"]: r for r in asked if r["engine"] == "pull"}
+    nothing = {"asked": (0, None), "chain": (0, 0)}
     for name, most in (("full", 80), ("incremental", 80), ("incremental of a stopped guest", 80), ("backupStats", 2),
                        ("rebasePoint", 90), ("deleteBackup", 30)):
-        bound(f"{name}, two disks, by pull: at most {most} requests to an NFS 4.2 server", by_pull.get(name, (0, None))[1], "",
+        bound(f"{name}, two disks, by pull: at most {most} requests to an NFS 4.2 server", by_pull.get(name, nothing)["asked"][1], "",
               lambda value, most=most: value <= most)
-    verified = next((r for r in asked if r["operation"] == "verifyChain" and r["engine"] == "pull"), None)
+    verified = by_pull.get("verifyChain", nothing)
     bound("verifyChain, two disks, by pull: at most 6 requests for each image",
-          verified and verified["asked"][1] / (2 * verified["chain"][1]), "", lambda value: value <= 6)
-    least, most = by_pull.get("incremental", (0, None))
+          verified["asked"][1] and verified["asked"][1] / (2 * verified["chain"][1]), "", lambda value: value <= 6)
+    least, most = by_pull.get("incremental", nothing)["asked"]
     bound("incremental, by pull, on six points: as many requests as on one, or 6 more", most and most - least, "more",
           lambda value: value <= 6)
     pull_away = away.get("pull", {})
-    bound("incremental of 5 MiB, by pull: at most 40 requests one after the other", pull_away.get("round_trips"), "",
+    bound("incremental of 5 MiB, by pull: at most 40 requests one after the other", pull_away.get("in_a_row"), "",
           lambda value: value <= 40)
     bound("the same from a server 5 ms away: at most 3x its time without delay", pull_away.get("ratios", {}).get(5), "x",
           lambda value: value <= 3)
@@ -246,7 +246,7 @@ def requests(samples):
         def kinds(field):
             names = {kind for s in found for kind in s[field]}
             counts = {kind: spread([s[field].get(kind, 0) for s in found]) for kind in names}
-            return dict(sorted(counts.items(), key=lambda item: -item[1][1]))
+            return dict(sorted(counts.items(), key=lambda item: (-item[1][1], item[0])))
 
         rows.append({"operation": name, "engine": engine, "chain": spread([s["chain"] for s in found]),
                      "asked": spread([sum(s["asked"].values()) for s in found]), "kinds": kinds("asked"),
@@ -263,8 +263,8 @@ def away(samples):
         middles = {d: median(of) for d, of in seconds.items()}
         found[engine] = {"seconds": middles, "spread": {d: [min(of), max(of)] for d, of in seconds.items()},
                          "ratios": {d: of / middles[0] for d, of in middles.items()},
-                         # of the longest delay, of which fewest happen to follow each other
-                         "round_trips": median(s["in_a_row"] for s in samples.of("nas away", engine=engine, delay=delays[-1]))}
+                         # at the longest delay, where the fewest follow one another by chance
+                         "in_a_row": median(s["in_a_row"] for s in samples.of("nas away", engine=engine, delay=delays[-1]))}
     return found
 
 
@@ -416,7 +416,7 @@ def markdown(results):
         parts += ["An incremental of 5 MiB, seconds, by the server's delay, and the requests that follow one another:\n",
                   table(["engine", *(f"{d} ms" for d in next(iter(results["away"].values()))["seconds"]), "requests"],
                         [[engine, *(f"{a['seconds'][d]:.2f} ({a['spread'][d][0]:.2f}..{a['spread'][d][1]:.2f})" for d in a["seconds"]),
-                          text(a["round_trips"], "", 0)] for engine, a in results["away"].items()])]
+                          text(a["in_a_row"], "", 0)] for engine, a in results["away"].items()])]
     if results["rebases"]:
         parts += ["A rebase of 128 MiB on a mounted NAS, cold and synced, seconds:\n",
                   table(["NAS", "ms away", "runs", "`qemu-img`", "library", "ratio"],
