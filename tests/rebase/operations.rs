@@ -265,8 +265,9 @@ fn a_rebase_of_one_disk_vouches_for_no_other() {
 }
 
 #[test]
-fn a_rebase_that_fails_at_one_disk_lets_the_manifest_say_what_the_others_are() {
+fn a_disk_that_can_not_be_rebased_keeps_the_others_from_being_changed() {
     let points = Points::make(3, true);
+    let before = fs::read(points.dir.path().join("i-1/T3/manifest.json")).unwrap();
     let below = points.dir.path().join("i-1/T2").join(DISKS[1]);
     // the count of the cluster of its header
     fs::OpenOptions::new().write(true).open(&below).unwrap().write_all_at(&[0, 0], 2 << 16).unwrap();
@@ -277,7 +278,8 @@ fn a_rebase_that_fails_at_one_disk_lets_the_manifest_say_what_the_others_are() {
     let files = verified["files"].as_array().unwrap();
     let bad: Vec<_> = files.iter().filter(|file| file["verdict"] != "good").map(|file| &file["file"]).collect();
     assert_eq!(bad, ["i-1/T2/datadisk.y.qcow2"], "{verified}");
-    assert!(!files.iter().any(|file| file["file"] == "i-1/T2/root.a b.qcow2"), "the root disk stands on it no more");
+    assert!(files.iter().any(|file| file["file"] == "i-1/T2/root.a b.qcow2"), "the root disk stands on it still");
+    assert!(fs::read(points.dir.path().join("i-1/T3/manifest.json")).unwrap() == before);
 }
 
 #[test]
@@ -292,6 +294,40 @@ fn a_manifest_that_was_changed_is_not_written_anew() {
     assert_eq!(fs::read_to_string(&path).unwrap(), changed);
     assert_eq!(points.length("i-1/T3/root.a b.qcow2"), image);
     points.assert_same();
+}
+
+/// Whenever it is cancelled, the manifest says of each disk what it is, of those that were not reached what they were.
+#[test]
+fn a_cancel_between_two_disks_leaves_one_rebased_and_the_other_as_it_was() {
+    let (mut between, mut as_before) = (0, 0);
+    for after in 1.. {
+        let points = Points::make(3, true);
+        let before = points.manifest("T3").disks;
+        let request = json!({
+            "job": "rebase-two-disks",
+            "repository": {"type": "dir", "address": points.dir.path()},
+            "backupPath": "i-1/T3",
+            "newParent": "i-1/T1",
+        });
+        let mut told = 0;
+        let ended = call("rebasePoint", &request.to_string(), &mut |_| {
+            told += 1;
+            if told == after {
+                assert!(nasbackup::operation::cancel("rebase-two-disks").found);
+            }
+            Ok(())
+        });
+        if ended.is_ok() {
+            break;
+        }
+        points.assert_same();
+        let verified = points.call("verifyChain", json!({"backupPath": "i-1/T3"})).unwrap();
+        assert_eq!(verified["verdict"], "good", "after {after} reports: {verified}");
+        let now = points.manifest("T3").disks;
+        as_before += u32::from(now == before);
+        between += u32::from(now[0].parent.as_deref() == Some("i-1/T1/root.a b.qcow2") && now[1] == before[1]);
+    }
+    assert!(between > 0 && as_before > 0, "{between} {as_before}");
 }
 
 /// A link to another machine's image lies in the place of the one that is rebased.

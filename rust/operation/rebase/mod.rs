@@ -10,6 +10,8 @@ mod guarded;
 mod record;
 mod request;
 
+use std::collections::VecDeque;
+
 use serde::Serialize;
 
 use crate::apart::Apart;
@@ -36,6 +38,9 @@ use guarded::Guarded;
 use record::{ImageEnd, PointRecord};
 use request::Subject;
 pub use request::{Asked, RebaseBackupRequest, RebasePointRequest};
+
+/// The rebase of a disk whose images are sound.
+type AbsorbDisk = Absorb<Guarded<Direct<Apart>>>;
 
 /// What a rebase answers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -75,16 +80,7 @@ fn rebase_all(export: Export, at: PointPath, subject: Subject, job: &mut Reporte
         let disks = subject.disks(held.root(), &at)?;
         let record = look_at_all(&held, at, &disks)?;
         let mut rebased = Rebased::default();
-        let ended = disks.iter().try_for_each(|disk| {
-            finish_left(&held, &record, disk, pulse)?;
-            match disk.target {
-                Target::Same => sync(&record, disk, pulse)?,
-                Target::Onto(_) | Target::Alone => rebase(&held, &record, disk, pulse, &mut rebased)?,
-            }
-            let Link { path, file } = &disk.chain[0];
-            rebased.size += file.length().map_err(|e| Error::io("read the size", path.as_str(), e))?;
-            Ok(())
-        });
+        let ended = rebase_disks(&held, &record, &disks, pulse, &mut rebased);
         let written = record.write(&held);
         if let (Err(_), Err(left)) = (&ended, &written) {
             log::warn!("a manifest does not tell how far the rebase is, the next one will: {left}");
@@ -141,32 +137,65 @@ fn sync(record: &PointRecord, disk: &RebasedDisk, pulse: &Pulse) -> Result<()> {
     record.end(disk, ended)
 }
 
-/// Rebases one disk. From before the first write to it until after the last the manifest says what it was and is to be.
-fn rebase(
+/// Rebases the disks. All are checked before the first is changed, and from before the first write to one until after the last the
+/// manifest says what each was and is to be.
+fn rebase_disks(
     held: &Instance,
     record: &PointRecord,
-    disk: &RebasedDisk,
+    disks: &[RebasedDisk],
     pulse: &Pulse,
     rebased: &mut Rebased,
 ) -> Result<()> {
+    let mut begun = VecDeque::new();
+    for disk in disks {
+        finish_left(held, record, disk, pulse)?;
+        match disk.target {
+            Target::Same => sync(record, disk, pulse)?,
+            Target::Onto(_) | Target::Alone => begun.push_back((disk, check(held, record, disk, pulse)?)),
+        }
+    }
+    if !begun.is_empty() {
+        pulse.enter(Phase::WriteManifest)?;
+        record.begin(held, begun.iter().map(|(disk, _)| *disk))?;
+    }
+    while let Some((disk, absorb)) = begun.pop_front() {
+        if let Err(error) = rebase(held, record, disk, absorb, pulse, rebased) {
+            begun.into_iter().for_each(|(disk, absorb)| take_back(held, record, disk, absorb, pulse));
+            return Err(error);
+        }
+    }
+    for disk in disks {
+        let Link { path, file } = &disk.chain[0];
+        rebased.size += file.length().map_err(|e| Error::io("read the size", path.as_str(), e))?;
+    }
+    Ok(())
+}
+
+/// Checks all images that the rebase of a disk reads.
+fn check(held: &Instance, record: &PointRecord, disk: &RebasedDisk, pulse: &Pulse) -> Result<AbsorbDisk> {
     if config::current().keys.is_some() {
         fingerprints::check_tables(record, disk, pulse)?;
     }
     let mut tell = Telling::new(held, pulse);
     let checked = disk.begin(held)?.check(&mut |progress| tell.of(progress));
-    let mut absorb = checked.map_err(|failure| tell.explain(disk, failure))?;
-    pulse.enter(Phase::WriteManifest)?;
-    record.begin(held, disk)?;
+    checked.map_err(|failure| tell.explain(disk, failure))
+}
+
+/// Rebases one disk, of which the manifest says that it is begun.
+fn rebase(
+    held: &Instance,
+    record: &PointRecord,
+    disk: &RebasedDisk,
+    mut absorb: AbsorbDisk,
+    pulse: &Pulse,
+    rebased: &mut Rebased,
+) -> Result<()> {
+    let mut tell = Telling::new(held, pulse);
     let moved = match absorb.run(&mut |progress| tell.of(progress)) {
         Ok(moved) => moved,
         Err(failure) => {
             let error = tell.explain(disk, failure);
-            abandon(held, record, disk, absorb, pulse).unwrap_or_else(|left| {
-                log::warn!(
-                    "{}: the image is sound, and not quite as it was before its rebase: {left}",
-                    disk.chain[0].path
-                )
-            });
+            take_back(held, record, disk, absorb, pulse);
             return Err(error);
         }
     };
@@ -233,15 +262,16 @@ fn finish(
     }
 }
 
-/// After a failure or a cancel: the image reads as before, what was written beside it goes, and the manifest says what
-/// it is. Nothing is taken back once another host has the lock.
-fn abandon(
-    held: &Instance,
-    record: &PointRecord,
-    disk: &RebasedDisk,
-    absorb: Absorb<Guarded<Direct<Apart>>>,
-    pulse: &Pulse,
-) -> Result<()> {
+/// After a failure or a cancel, also at another disk: the image reads as before, what was written beside it goes, and the manifest
+/// says what it is.
+fn take_back(held: &Instance, record: &PointRecord, disk: &RebasedDisk, absorb: AbsorbDisk, pulse: &Pulse) {
+    if let Err(left) = abandon(held, record, disk, absorb, pulse) {
+        log::warn!("{}: the image is sound, and not quite as it was before its rebase: {left}", disk.chain[0].path);
+    }
+}
+
+/// Nothing is taken back once another host has the lock.
+fn abandon(held: &Instance, record: &PointRecord, disk: &RebasedDisk, absorb: AbsorbDisk, pulse: &Pulse) -> Result<()> {
     const STEP: &str = "take back what was written";
     held.fence()?;
     let has_changed = absorb.has_changed();

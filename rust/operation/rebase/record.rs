@@ -32,8 +32,8 @@ pub(super) struct PointRecord {
 #[derive(Debug)]
 struct Told {
     manifest: Option<Manifest>,
-    /// It is on the NAS as it is here. That an image is what it was to be is written down with what the next one is to be: until
-    /// then it is told of as of one whose rebase was cut off when its image stood where it was to stand.
+    /// It is on the NAS as it is here. That the images are what they were to be is written down once the last one is: until then
+    /// each is told of as one whose rebase was cut off when its image stood where it was to stand.
     is_written: bool,
     /// Images of which an index may be left that it does not name, the one that it names, and whether an unfinished one may be left.
     indexed: Vec<(RepoPath, Option<String>, bool)>,
@@ -85,11 +85,21 @@ impl PointRecord {
         self.judged.fingerprints(image).cloned()
     }
 
-    /// Lets the manifest, if there is one, say what the image is to stand on, durably.
-    pub(super) fn begin(&self, held: &Instance, image: &RebasedDisk) -> Result<()> {
+    /// Lets the manifest, if there is one, say what the images are to stand on, durably.
+    pub(super) fn begin<'a>(&self, held: &Instance, images: impl Iterator<Item = &'a RebasedDisk>) -> Result<()> {
         let mut told = self.told();
         let Some(mut manifest) = told.manifest.clone() else { return Ok(()) };
-        let Some(disk) = named(&mut manifest, image) else { return Ok(()) };
+        for image in images {
+            let Some(disk) = named(&mut manifest, image) else { continue };
+            disk.rebasing = Some(self.rebasing(image, disk));
+            // it was not recorded in points of older versions
+            disk.parent = disk.parent.take().or_else(|| image.chain.get(1).map(|below| below.path.to_string()));
+        }
+        self.replace(held, &mut told, &manifest)
+    }
+
+    /// What is said of the image, recorded as `disk`, while it is rebased.
+    fn rebasing(&self, image: &RebasedDisk, disk: &ManifestDisk) -> Rebasing {
         let onto = match image.target {
             Target::Onto(position) => Some(&image.chain[position].path),
             Target::Alone | Target::Same => None,
@@ -98,10 +108,7 @@ impl PointRecord {
         let point_id = point.map(|point| point.point_id.clone());
         let mut absorbed = image.absorbed().iter().filter_map(|link| self.judged.record(&link.path));
         let had_fingerprints = disk.had_fingerprints() || absorbed.any(ManifestDisk::had_fingerprints);
-        disk.rebasing = Some(Rebasing { onto: onto.map(RepoPath::to_string), point_id, had_fingerprints });
-        // it was not recorded in points of older versions
-        disk.parent = disk.parent.take().or_else(|| image.chain.get(1).map(|below| below.path.to_string()));
-        self.replace(held, &mut told, &manifest)
+        Rebasing { onto: onto.map(RepoPath::to_string), point_id, had_fingerprints }
     }
 
     /// Lets it say what the image is now, and what the point stands on, if `begin` was called for it: by this call, or by one
