@@ -14,7 +14,7 @@ use nasbackup::operation::take_backup::TakeBackupRequest;
 use serde_json::{Value, json};
 
 use crate::chain::Chain;
-use crate::served::{Alone, ROOT, cifs, mount, nfs};
+use crate::served::{Alone, ROOT, cifs, mount, nfs, own};
 use crate::support::{
     Agent, Disk, Ended, Guest, MIB, Nas, Story, by, folder, host, listing, repository_json, run, take_and, take_json,
 };
@@ -174,7 +174,7 @@ fn one_of_them_is_the_server_itself() {
 
 /// How many the server has given.
 fn delegations() -> usize {
-    let clients = fs::read_dir("/proc/fs/nfsd/clients").unwrap();
+    let clients = fs::read_dir(own("clients")).unwrap();
     let states = clients.map(|client| fs::read_to_string(client.unwrap().path().join("states")).unwrap_or_default());
     states.map(|states| states.matches("type: deleg").count()).sum()
 }

@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Once, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use nasbackup::nas::repository::Repository;
 
@@ -152,6 +152,13 @@ impl Drop for Alone {
     }
 }
 
+/// A file of the NFS server's own, which the lab's `/proc` is without.
+pub(crate) fn own(name: &str) -> PathBuf {
+    static MOUNTED: Once = Once::new();
+    MOUNTED.call_once(|| _ = run("mount", ["-t", "nfsd", "nfsd", "/proc/fs/nfsd"]));
+    Path::new("/proc/fs/nfsd").join(name)
+}
+
 /// The NFS server, stopped until this is dropped. Who starts it again is there before: the test may find that it can't start any
 /// process meanwhile.
 pub(crate) struct Stopped(Child);
@@ -159,12 +166,10 @@ pub(crate) struct Stopped(Child);
 impl Stopped {
     /// Whoever it is told by is alone.
     pub(crate) fn now(_: &Alone) -> Stopped {
-        if !Path::new("/proc/fs/nfsd/threads").exists() {
-            run("mount", ["-t", "nfsd", "nfsd", "/proc/fs/nfsd"]);
-        }
+        let threads = own("threads");
         let again = "read line; exec rpc.nfsd --grace-time 10 --lease-time 10 8";
         let waiting = Command::new("sh").args(["-c", again]).stdin(Stdio::piped()).spawn().unwrap();
-        std::fs::write("/proc/fs/nfsd/threads", "0").unwrap();
+        std::fs::write(threads, "0").unwrap();
         Stopped(waiting)
     }
 }
