@@ -37,5 +37,5 @@ pub mod sys;
 mod user;
 pub mod work;
 
-#[cfg(feature = "test-hooks")]
+#[cfg(any(test, feature = "test-hooks"))]
 pub use limits::shorten;
