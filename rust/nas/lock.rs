@@ -10,7 +10,7 @@ use log::Level;
 use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 
-use super::claim::claimed_by;
+use super::claim::{boot_time, claimed_by};
 use super::denied;
 use super::folder::Folder;
 use super::lease::Lease;
@@ -25,6 +25,8 @@ use crate::limits;
 use crate::{config, lacking, mountinfo};
 
 const STEP: &str = "lock the instance";
+/// The wait by which a test shortens for how long a look at the lock counts.
+pub(crate) const LOOK: &str = "look at the instance's lock again";
 /// Locked exclusively to make, change or remove points.
 const WRITERS: &str = ".nasbackup.lock";
 /// Shared to read points, locked exclusively to change or remove them.
@@ -40,6 +42,8 @@ pub struct InstanceLock {
     lease: Option<Lease>,
     /// What the folder held when it was locked, if it was listed then.
     names: Mutex<Option<Vec<OsString>>>,
+    /// When the claim was last known to be ours, by a clock that goes on while the host sleeps.
+    looked: Mutex<Option<Duration>>,
     _locks: Vec<Flock>,
 }
 
@@ -107,6 +111,8 @@ impl InstanceLock {
                 None => {}
             }
         }
+        // of the moment before: only one host can make a claim
+        let looked = Mutex::new(Some(boot_time()));
         let lease = match Lease::take(instance, purpose, most) {
             Err(error) if error.code == Code::NoSpace && purpose != Purpose::Read && !reaches_others => {
                 let why = "and without flock nothing else keeps other hosts out; make some room by hand";
@@ -115,22 +121,31 @@ impl InstanceLock {
             taken => allow_missing(instance, purpose, taken).map_err(explain)?,
         };
         let (lease, names) = lease.unzip();
-        Ok(InstanceLock { lease, names: Mutex::new(names.flatten()), _locks: locks })
+        Ok(InstanceLock { lease, names: Mutex::new(names.flatten()), looked, _locks: locks })
     }
 
     /// `BUSY` if another host has taken the instance over. The caller checks right before each step that can't be undone.
     pub fn check(&self) -> Result<()> {
-        self.lease.as_ref().map_or(Ok(()), Lease::check)
+        let Some(lease) = &self.lease else { return Ok(()) };
+        // of the moment before the question
+        let now = boot_time();
+        let checked = lease.check();
+        *self.looked.lock().unwrap_or_else(PoisonError::into_inner) = checked.is_ok().then_some(now);
+        checked
+    }
+
+    /// Like `check`, of steps one after the other: nobody is asked again within a `JOB_LOOK` while the claim is renewed. One is taken over
+    /// only once it has not been renewed for a hundred times as long.
+    pub fn check_lately(&self) -> Result<()> {
+        let looked = *self.looked.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_late = |looked: Duration| boot_time().saturating_sub(looked) >= limits::within(LOOK, limits::JOB_LOOK);
+        let is_fresh = self.lease.as_ref().is_none_or(Lease::is_fresh);
+        if looked.is_none_or(is_late) || !is_fresh { self.check() } else { Ok(()) }
     }
 
     /// The names in the folder as it was locked, but those of readers' claims; once, and if they are known.
     pub fn take_names(&self) -> Option<Vec<OsString>> {
         self.names.lock().unwrap_or_else(PoisonError::into_inner).take()
-    }
-
-    /// No other host takes the instance over for a while.
-    pub(super) fn is_fresh(&self) -> bool {
-        self.lease.as_ref().is_none_or(Lease::is_fresh)
     }
 }
 
@@ -228,6 +243,7 @@ fn create(instance: &Folder, name: &str) -> Result<Apart> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::claim::{TAKE_OVER, WRITER};
     use super::*;
     use rustix::fs::Mode;
     use std::os::unix::fs::{PermissionsExt, symlink};
@@ -299,6 +315,27 @@ mod tests {
             rustix::fs::mknodat(&folder.fd, name, kind, Mode::RWXU, device).unwrap();
             let error = InstanceLock::take(&folder, Purpose::Change).unwrap_err();
             assert!(error.cause.ends_with("is not a regular file"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_look_counts_no_more_once_another_host_may_take_over_or_has_done_so() {
+        for (expiry, then) in
+            [(limits::CLAIM, InstanceLock::check as fn(&_) -> _), (Duration::ZERO, InstanceLock::check_lately)]
+        {
+            limits::shorten(&[TAKE_OVER], expiry);
+            let dir = tempfile::tempdir().unwrap();
+            let held = InstanceLock::take(&Folder::open_root(dir.path()).unwrap(), Purpose::Change).unwrap();
+            held.check_lately().unwrap();
+            std::fs::remove_file(dir.path().join(WRITER)).unwrap();
+            // that it was made is a look, and here a late one
+            let looked = held.looked.lock().unwrap().as_mut().map(|looked| *looked += limits::CLAIM);
+            let asked = looked.is_none() || held.check_lately().is_err();
+            assert!(asked || expiry > Duration::ZERO);
+            assert!(!asked || !held.lease.as_ref().unwrap().is_fresh(), "{expiry:?}");
+            for check in [then, InstanceLock::check_lately] {
+                assert_eq!(check(&held).unwrap_err().code, Code::Busy, "{expiry:?}");
+            }
         }
     }
 }

@@ -35,7 +35,7 @@ const LONGEST: usize = 255;
 pub fn remove_point(instance: &Folder, lock: &InstanceLock, name: &str) -> Result<u64> {
     let hidden = free_name(instance, name)?;
     let mut point = HiddenPoint::open(instance, lock, name, &hidden)?;
-    lock.check()?;
+    lock.check_lately()?;
     instance.rename(name, &hidden).map_err(explain_refusal)?;
     steps::at("renamed for its removal");
     match instance.sync().and_then(|()| point.remove()) {
@@ -212,7 +212,7 @@ impl<'a> HiddenPoint<'a> {
 
     /// Removes all files, those first that may still refuse.
     fn remove_all(&mut self) -> Result<u64> {
-        self.lock.check()?;
+        self.lock.check_lately()?;
         self.begun = true;
         let mut freed = 0_u64;
         for (name, found) in self.in_order() {

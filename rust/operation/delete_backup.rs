@@ -192,7 +192,7 @@ fn remove(Deletable { instance, published, listed }: Deletable, point: &PointPat
     if published {
         freed += removal::remove_point(folder, lock, point.name())?;
     } else {
-        instance.fence()?;
+        instance.fence_lately()?;
         let deleted = deleted_name(point);
         freed += removal::remove_left(folder, lock, &deleted).map_err(|error| error.with_leftover(&deleted))?;
     }
@@ -200,7 +200,7 @@ fn remove(Deletable { instance, published, listed }: Deletable, point: &PointPat
     let has_partial = listed.names.iter().any(|name| name == partial.as_str());
     if has_partial || !notes.is_empty() || !listed.deleted.is_empty() {
         // that may have taken long
-        instance.fence()?;
+        instance.fence_lately()?;
     }
     if has_partial {
         freed += removal::clear_partial(folder, &partial).map_err(|error| error.with_leftover(&partial))?;

@@ -90,7 +90,7 @@ mod tests {
     use crate::error::Code;
     use crate::limits;
     use crate::nas::folder::Folder;
-    use crate::nas::instance::LOOK;
+    use crate::nas::lock::LOOK;
     use crate::nas::path::RepoPath;
     use crate::nas::purpose::Purpose;
     use crate::nas::repository::Repository;
