@@ -30,17 +30,25 @@ const ASIDE: u32 = 100;
 /// The length of the longest file name on Linux.
 const LONGEST: usize = 255;
 
-/// Removes the point `name` of the instance, and returns the bytes that its files occupied. After an error the point is there
-/// under its name with all its files, or the error names what is left.
-pub fn remove_point(instance: &Folder, lock: &InstanceLock, name: &str) -> Result<u64> {
-    let hidden = free_name(instance, name)?;
-    let mut point = HiddenPoint::open(instance, lock, name, &hidden)?;
+/// Removes the point `name` of the instance, in which the lock has found what deletes have `left`, and returns the bytes that the
+/// point's files occupied. After an error the point is there under its name with all its files, or the error names what is left.
+pub fn remove_point(instance: &Folder, lock: &InstanceLock, name: &str, left: &[OsString]) -> Result<u64> {
+    let hidden = free_name(instance, name, |free| Ok(left.iter().any(|left| left == free)))?;
     lock.check_lately()?;
-    instance.rename(name, &hidden).map_err(explain_refusal)?;
+    instance.rename_to_free(name.as_ref(), hidden.as_ref(), None).map_err(explain_refusal)?;
     steps::at("renamed for its removal");
-    match instance.sync().and_then(|()| point.remove()) {
+    // a server changes the times of what is renamed: of what was listed before, an NFS client would ask for each name anew
+    let opened = instance.sync().and_then(|()| HiddenPoint::open(instance, lock, &hidden, name));
+    let mut point = opened.map_err(|error| {
+        let given = give_name_back(instance, lock, &hidden, name);
+        tell_put_back(explain_refusal(error), given, instance, &hidden, None)
+    })?;
+    match point.remove() {
         Ok(freed) => Ok(freed + point.remove_rest()?),
-        Err(error) => Err(point.put_back(name, explain_refusal(error))),
+        Err(error) => {
+            let given = point.restore_names(name);
+            Err(tell_put_back(explain_refusal(error), given, instance, &hidden, Some(&point.folder)))
+        }
     }
 }
 
@@ -102,7 +110,8 @@ fn clear_partial_within(instance: &Folder, partial: &str, left: &mut u32) -> Res
         Err(error) => explain_refusal(error),
         removed => return removed,
     };
-    let aside = free_name(instance, partial.strip_prefix(PARTIAL).unwrap_or(partial))?;
+    let is_taken = |free: &str| instance.kind(free).map(|kind| kind.is_some());
+    let aside = free_name(instance, partial.strip_prefix(PARTIAL).unwrap_or(partial), is_taken)?;
     if instance.rename(partial, &aside).is_err() {
         return Err(error);
     }
@@ -111,13 +120,13 @@ fn clear_partial_within(instance: &Folder, partial: &str, left: &mut u32) -> Res
 }
 
 /// A free name for what is removed: earlier leftovers of the point that can't be removed have some.
-fn free_name(instance: &Folder, name: &str) -> Result<String> {
+fn free_name(instance: &Folder, name: &str, is_taken: impl Fn(&str) -> Result<bool>) -> Result<String> {
     let names = (0..ASIDE).map(|tries| match tries {
         0 => format!("{DELETED}{name}"),
         tries => format!("{DELETED}{name}.{tries}"),
     });
     for free in names {
-        if instance.kind(&free)?.is_none() {
+        if !is_taken(&free)? {
             return Ok(free);
         }
     }
@@ -155,9 +164,10 @@ struct HiddenPoint<'a> {
 }
 
 impl<'a> HiddenPoint<'a> {
-    /// Opens the point, which has the name `now`.
-    fn open(instance: &'a Folder, lock: &'a InstanceLock, now: &str, hidden: &'a str) -> Result<HiddenPoint<'a>> {
-        let (folder, names) = instance.open_and_list(now, |name| !is_kept_by_nfs(name))?;
+    /// Opens and lists the point, which messages call `name`.
+    fn open(instance: &'a Folder, lock: &'a InstanceLock, hidden: &'a str, name: &str) -> Result<HiddenPoint<'a>> {
+        let (mut folder, names) = instance.open_and_list(hidden, |name| !is_kept_by_nfs(name))?;
+        folder.path = instance.path.join(name);
         let (mut files, mut renamed) = (BTreeMap::new(), BTreeSet::new());
         for name in names {
             // what an NFS client has just listed it knows
@@ -261,36 +271,46 @@ impl<'a> HiddenPoint<'a> {
         given
     }
 
-    /// Gives the point and its files their names back, if all of them are there. Returns `error` with the result added.
-    fn put_back(&mut self, name: &str, error: Error) -> Error {
-        if let Err(stuck) = self.restore_names(name) {
-            log::warn!("unable to give '{}' its name back: {stuck}", self.folder.path.display());
-            return error.with_leftover(self.hidden);
-        }
-        // the point is back even if the server can't sync the names
-        for folder in [&self.folder, self.instance] {
-            if let Err(unkept) = folder.sync() {
-                log::warn!("unable to sync '{}', which has its name back: {unkept}", self.folder.path.display());
-            }
-        }
-        Error { cause: format!("{}; the restore point is there, with all files of its own", error.cause), ..error }
-    }
-
+    /// Gives the point and its files their names back, if all of them are there.
     fn restore_names(&mut self, name: &str) -> Result<()> {
-        match self.lock.check() {
-            // another host has taken the instance over, and the files are its own now
-            Err(error) if error.code == Code::Busy => return Err(error),
-            // an error to read the lock does not mean that another host has it
-            Ok(()) | Err(_) => {}
-        }
+        refuse_lost(self.lock)?;
         self.give_names_back()?;
         // a superset, because somebody may have added a file
         let is_there = |names: Vec<OsString>| self.files.keys().all(|name| names.contains(name));
         if self.begun && !is_there(self.folder.names()?) {
             return Err(Error::new(Code::Io, "put the restore point back", "a part of it is gone"));
         }
-        self.instance.rename(self.hidden, name)
+        give_name_back(self.instance, self.lock, self.hidden, name)
     }
+}
+
+/// `BUSY` if another host has taken the instance over: the files are its own now.
+fn refuse_lost(lock: &InstanceLock) -> Result<()> {
+    match lock.check() {
+        Err(error) if error.code == Code::Busy => Err(error),
+        // an error to read the lock does not mean that another host has it
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+fn give_name_back(instance: &Folder, lock: &InstanceLock, hidden: &str, name: &str) -> Result<()> {
+    refuse_lost(lock)?;
+    instance.rename(hidden, name)
+}
+
+/// The error of a removal, with what became of the point, which was to be put back. Syncs the folders in which names were given back.
+fn tell_put_back(error: Error, back: Result<()>, instance: &Folder, hidden: &str, point: Option<&Folder>) -> Error {
+    if let Err(stuck) = back {
+        log::warn!("unable to give '{}' its name back: {stuck}", instance.path.join(hidden).display());
+        return error.with_leftover(hidden);
+    }
+    // the point is back even if the server can't sync the names
+    for folder in point.into_iter().chain([instance]) {
+        if let Err(unkept) = folder.sync() {
+            log::warn!("unable to sync '{}', in which names were given back: {unkept}", folder.path.display());
+        }
+    }
+    Error { cause: format!("{}; the restore point is there, with all files of its own", error.cause), ..error }
 }
 
 /// Adds to a refusal what may be its reason: published files may be protected on the NAS.
@@ -305,6 +325,7 @@ pub fn explain_refusal(error: Error) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use super::super::folder::MOST_NAMES;
     use super::*;
     use crate::nas::purpose::Purpose;
     use rustix::fs::{AtFlags, Mode, OFlags, mkdirat, openat, unlinkat};
@@ -370,11 +391,26 @@ mod tests {
             point.rename_all().unwrap();
             point.begun = true;
             act(dir.path());
-            let error = point.put_back("T1", Error::new(Code::Io, "remove", "refused"));
+            let given = point.restore_names("T1");
+            let error = tell_put_back(Error::new(Code::Io, "remove", "refused"), given, &instance, ".deleted-T1", None);
             assert_eq!(error.leftovers, name != "T1", "{meanwhile}: {error}");
             assert_eq!(found(&instance), (name, files.iter().map(OsString::from).collect()), "{meanwhile}");
             _ = fs::remove_dir(lease(dir.path()));
         }
+    }
+
+    #[test]
+    fn a_point_that_can_not_be_listed_keeps_its_name() {
+        let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+        fs::create_dir(dir.path().join("T1")).unwrap();
+        let file = |n: usize| dir.path().join("T1").join(n.to_string());
+        fs::write(file(0), "").unwrap();
+        (1..=MOST_NAMES).for_each(|n| fs::hard_link(file(0), file(n)).unwrap());
+        let instance = Folder::open_root(dir.path()).unwrap();
+        let lock = InstanceLock::take(&instance, Purpose::Change).unwrap();
+        let error = remove_point(&instance, &lock, "T1", &[]).unwrap_err();
+        assert!(!error.leftovers && error.cause.ends_with("with all files of its own"), "{error}");
+        assert_eq!(instance.kind("T1").unwrap(), Some(FileType::Directory));
     }
 
     #[test]
@@ -398,7 +434,7 @@ mod tests {
         fs::write(kept("T1"), "").unwrap();
         rustix::mount::mount_bind(kept("T1"), kept("T1")).unwrap();
         let lock = InstanceLock::take(&instance, Purpose::Change).unwrap();
-        remove_point(&instance, &lock, "T1").unwrap();
+        remove_point(&instance, &lock, "T1", &[]).unwrap();
         assert_eq!(found(&instance), (".deleted-T1", vec![OsString::from(".nfs0000000000000001")]));
         rustix::mount::unmount(kept(".deleted-T1"), rustix::mount::UnmountFlags::DETACH).unwrap();
         remove_left(&instance, &lock, ".deleted-T1").unwrap();
@@ -466,10 +502,11 @@ mod tests {
     #[test]
     fn the_names_for_leftovers_that_stay_are_limited() {
         let (dir, instance) = instance();
-        assert_eq!(free_name(&instance, "T1").unwrap(), ".deleted-T1");
+        let free_name = || free_name(&instance, "T1", |free| Ok(instance.kind(free)?.is_some()));
+        assert_eq!(free_name().unwrap(), ".deleted-T1");
         fs::write(dir.path().join(".deleted-T1"), "").unwrap();
-        assert_eq!(free_name(&instance, "T1").unwrap(), ".deleted-T1.1");
+        assert_eq!(free_name().unwrap(), ".deleted-T1.1");
         (1..ASIDE).for_each(|n| fs::write(dir.path().join(format!(".deleted-T1.{n}")), "").unwrap());
-        assert!(free_name(&instance, "T1").unwrap_err().cause.ends_with("and 99 more of it can't be removed"));
+        assert!(free_name().unwrap_err().cause.ends_with("and 99 more of it can't be removed"));
     }
 }

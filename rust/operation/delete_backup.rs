@@ -190,7 +190,7 @@ fn is_folder(instance: &Folder, name: &str) -> Result<bool> {
 fn remove(Deletable { instance, published, listed }: Deletable, point: &PointPath) -> Result<u64> {
     let (folder, lock, mut freed) = (instance.folder(), instance.lock(), 0);
     if published {
-        freed += removal::remove_point(folder, lock, point.name())?;
+        freed += removal::remove_point(folder, lock, point.name(), &listed.deleted)?;
     } else {
         instance.fence_lately()?;
         let deleted = deleted_name(point);
