@@ -100,7 +100,7 @@ impl Claim {
                     }
                     is_reader
                 };
-                let (readers, more) = self.folder.first_names(MOST_READERS, is_reader)?;
+                let (readers, more) = self.folder.first_names_after_making(MOST_READERS, is_reader)?;
                 self.take_over_stale(&readers.iter().filter_map(|name| name.to_str()).collect::<Vec<_>>(), until)?;
                 // one of the others may be renewed
                 if more {

@@ -278,6 +278,21 @@ impl Folder {
         self.read(Dir::read_from(&self.fd), most, are_wanted)
     }
 
+    /// Like `first_names`, of a folder in which this host has just made a name: by that an NFS client knows that it has to list the folder
+    /// anew, and does not have to be told so by another open.
+    pub(super) fn first_names_after_making(
+        &self,
+        most: usize,
+        are_wanted: impl Fn(&OsStr) -> bool,
+    ) -> Result<(Vec<OsString>, bool)> {
+        if FsKind::in_table(self) != FsKind::Nfs {
+            return self.first_names(most, are_wanted);
+        }
+        let mut entries = rustix::io::fcntl_dupfd_cloexec(&self.fd, 0).and_then(Dir::new);
+        entries.iter_mut().for_each(Dir::rewind);
+        self.read(entries, most, are_wanted)
+    }
+
     fn read(
         &self,
         entries: rustix::io::Result<Dir>,
