@@ -95,9 +95,9 @@ test-binaries: prerequisites
 	cargo test --quiet --features test-hooks --no-run
 
 # All that there is of tests on real NFS and SMB servers, of which make test runs a few minutes, but for a server that hangs in the
-# middle of everything, which make soak has: each of these has the server to itself. Half an hour at most: the others mostly wait,
+# middle of everything, which make soak has: each of these has the server to itself. Half an hour on 2 idle cores: the others mostly wait,
 # so that four at once keep two cores busy.
-nas: export NASBACKUP_VM_SECONDS = 1800
+nas: export NASBACKUP_VM_SECONDS = 5400
 nas: prerequisites
 	tests/vm/install
 	cargo test --features test-hooks --test real_nas -- --include-ignored --skip hangs:: --test-threads 4
