@@ -3,44 +3,23 @@
 
 use std::fs::File;
 
-use super::chain::{Chain, ImageFailure, Provided, slice_size};
+use super::batch::{Batch, LOOKS_A_PULSE, MAX_PIECE_CLUSTERS, RebasePulse, Sources, Target};
+use super::chain::{ImageFailure, Provided, slice_size};
+use super::commit;
 use super::header::{AUTOCLEAR_BITMAPS, Header};
 use super::image::{COPIED, Image, L2Entry, What};
 use super::naming;
 use super::storage::{Storage, read_padded};
-use super::survey::{Survey, SurveyFindings};
-use super::transfer::{Moved, Route, Writeback};
+use super::survey::Survey;
+use super::transfer::Moved;
 use super::write::{Editor, Fill, FillSource};
 use super::{Error, corrupt};
-use crate::error::Stopped;
 use crate::work::phase::Phase;
 
-/// Look-ups in the images' tables between two calls of the pulse.
-const LOOKS_A_PULSE: u32 = 256;
-/// What one batch holds at most, which is absorbed between two changes of the tables: pieces with the L2 tables that they may need
-/// (6 MiB of memory), and clusters, whose refcount blocks are remembered.
-const MAX_PIECES: u64 = 128 << 10;
-const MAX_CLUSTERS: u64 = 4 << 20;
-/// Clusters of the longest piece.
-const MAX_PIECE_CLUSTERS: u64 = 4096;
-/// Bytes that one call moves at most.
-const MAX_RUN: u64 = 1 << 30;
+/// Bytes whose sharing is tried: those of a block of every file system that can share.
+const PROBE: u64 = 4096;
 /// Where the autoclear feature bits stand in the header.
 const HEADER_AUTOCLEAR: u64 = 88;
-
-/// How far a rebase is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Progress {
-    /// The present phase.
-    pub phase: Phase,
-    /// Bytes of the guest's disk that are dealt with.
-    pub done: u64,
-    /// Bytes of the guest's disk.
-    pub total: u64,
-}
-
-/// Is called with the progress of a rebase, as `Pulse` is with that of other work.
-pub type RebasePulse<'a> = dyn FnMut(Progress) -> Result<(), Stopped> + 'a;
 
 /// A rebase whose images have been opened and not yet checked.
 #[derive(Debug)]
@@ -54,48 +33,11 @@ pub struct Rebase<T> {
 /// [`Absorb::abandon`] frees.
 #[derive(Debug)]
 pub struct Absorb<T> {
-    target: AbsorbTarget<T>,
+    target: Target<T>,
     sources: Sources,
     name: Option<Vec<u8>>,
-}
-
-/// The image that takes in others.
-#[derive(Debug)]
-enum AbsorbTarget<T> {
-    Untouched(Image<T>, SurveyFindings),
-    Changing(Editor<T>),
-    /// A failure has lost it, or the rebase is finished.
-    Gone,
-}
-
-/// The images that the target stands on, and what was taken from them.
-#[derive(Debug)]
-struct Sources {
-    chain: Chain,
-    routes: Vec<Route>,
-    /// The first image that stays below the target.
-    keep: usize,
-    /// Bytes of the guest's disk.
-    total: u64,
-    moved: Moved,
-    writeback: Writeback,
-    buffer: Vec<u8>,
-}
-
-/// What is absorbed between two changes of the tables.
-#[derive(Debug, Default)]
-struct Batch {
-    /// Guest offsets: where the batch begins, and up to where the images have been searched.
-    start: u64,
-    at: u64,
-    pieces: Vec<Fill>,
-    /// The number of pieces, and of the tables that they may need beyond one each.
-    weight: u64,
-    /// Clusters that the pieces take.
-    clusters: u64,
-    /// How many pieces have been moved, and how many bytes of the next one.
-    moved: usize,
-    part: u64,
+    /// What the target has is less than half of what the image below it has.
+    is_cheaper_committed: bool,
 }
 
 impl<T: Storage> Rebase<T> {
@@ -105,16 +47,7 @@ impl<T: Storage> Rebase<T> {
         let target = Image::open(target, slice_size(backing.len()))?;
         plan_naming(&target, name.map(str::as_bytes))?;
         Survey::begin(&target)?;
-        let chain = Chain::open(backing).map_err(|(i, error)| ImageFailure::of(i + 1, error))?;
-        let sources = Sources {
-            routes: chain.images.iter().map(|image| Route::new(image.length)).collect(),
-            keep: keep.min(chain.images.len()),
-            chain,
-            total: target.virtual_size(),
-            moved: Moved::default(),
-            writeback: Writeback::default(),
-            buffer: Vec::new(),
-        };
+        let sources = Sources::open(backing, keep, true, target.virtual_size())?;
         Ok(Rebase { target, sources, name: name.map(|name| name.as_bytes().to_vec()) })
     }
 
@@ -124,11 +57,14 @@ impl<T: Storage> Rebase<T> {
         let here = sources.at(Phase::CheckImages, 0);
         let pulse = &mut |_, _| pulse(here);
         let found = Survey::begin(&target)?.run(&mut target, pulse)?;
+        let mut below = None;
         for (index, image) in sources.chain.images.iter_mut().take(sources.keep).enumerate() {
             let checked = Survey::begin(image).and_then(|mut survey| survey.run(image, pulse));
-            checked.map_err(|error| ImageFailure::of(index + 1, error))?;
+            let checked = checked.map_err(|error| ImageFailure::of(index + 1, error))?;
+            below.get_or_insert(checked.clusters());
         }
-        Ok(Absorb { target: AbsorbTarget::Untouched(target, found), sources, name })
+        let is_cheaper_committed = below.is_some_and(|below| commit::is_cheaper(found.clusters(), below));
+        Ok(Absorb { target: Target::Untouched(target, found), sources, name, is_cheaper_committed })
     }
 }
 
@@ -136,44 +72,48 @@ impl<T: Storage> Absorb<T> {
     /// Absorbs what the target lacks, and names the new backing file, durably.
     pub fn run(&mut self, pulse: &mut RebasePulse<'_>) -> Result<Moved, ImageFailure> {
         pulse(self.sources.at(Phase::TakeBackUnused, 0))?;
-        let AbsorbTarget::Untouched(mut image, found) = std::mem::replace(&mut self.target, AbsorbTarget::Gone) else {
-            return Err(Error::Unsupported("the rebase was run before".into()).into());
-        };
+        let (mut image, found) = self.target.take()?;
         let changed = forget_unknown(&mut image)?;
         // what the survey has read may have been written by a killed process, and not be durable yet
         image.storage.sync()?;
         let mut editor = Editor::begin(image, found, changed)?;
         if let Err(failure) = self.sources.absorb(&mut editor, pulse) {
-            self.target = AbsorbTarget::Changing(editor);
+            self.target = Target::Changing(editor);
             return Err(failure);
         }
         put_name(&editor.image, self.name.as_deref())?;
         Ok(self.sources.moved)
     }
 
+    /// True if a [`Commit`](super::Commit) would do as well what this is to do, and write less: the one image that it absorbs can take in the
+    /// target, stands where the target is to stand, and the file system does not let both share blocks. Tries that at the target's
+    /// end, which is where it was afterwards.
+    pub fn is_better_committed(&self) -> Result<bool, ImageFailure> {
+        let (Target::Untouched(target, _), [below, ..]) = (&self.target, &self.sources.chain.images[..]) else {
+            return Ok(false);
+        };
+        let stands_there = below.header.backing.as_ref().map(|backing| backing.file.as_bytes()) == self.name.as_deref();
+        if !self.is_cheaper_committed || self.sources.keep != 1 || !stands_there || !commit::fits(below, target) {
+            return Ok(false);
+        }
+        let (end, block) = (target.length.next_multiple_of(PROBE), below.length.min(PROBE));
+        let shares = target.storage.clone_from(end, &below.storage, 0, block).is_ok();
+        target.storage.set_length(target.length)?;
+        Ok(!shares)
+    }
+
     /// True if the image, once abandoned, may differ from what it was.
     pub fn has_changed(&self) -> bool {
-        match &self.target {
-            AbsorbTarget::Untouched(..) => false,
-            AbsorbTarget::Changing(editor) => editor.has_changed(),
-            AbsorbTarget::Gone => true,
-        }
+        self.target.has_changed()
     }
 
     /// Frees the clusters that were written and that no table names. After an error they stay leaked until the next rebase.
     pub fn abandon(self) -> Result<(), Error> {
-        match self.target {
-            AbsorbTarget::Changing(mut editor) => editor.abandon(),
-            AbsorbTarget::Untouched(..) | AbsorbTarget::Gone => Ok(()),
-        }
+        self.target.abandon()
     }
 }
 
 impl Sources {
-    fn at(&self, phase: Phase, done: u64) -> Progress {
-        Progress { phase, done, total: self.total }
-    }
-
     /// Absorbs all that the target lacks, a batch at a time.
     fn absorb<T: Storage>(&mut self, editor: &mut Editor<T>, pulse: &mut RebasePulse<'_>) -> Result<(), ImageFailure> {
         let mut batch = Batch::default();
@@ -366,190 +306,6 @@ impl Sources {
             batch.push(part, 0);
         }
         Ok(())
-    }
-
-    /// Moves the data of the batch.
-    fn move_data<T: Storage>(
-        &mut self,
-        editor: &mut Editor<T>,
-        batch: &mut Batch,
-        pulse: &mut RebasePulse<'_>,
-    ) -> Result<(), ImageFailure> {
-        while let Some(piece) = batch.pieces.get(batch.moved).copied() {
-            pulse(self.at(Phase::Absorb, batch.done()))?;
-            match piece.content {
-                FillSource::Zero => batch.moved += 1,
-                FillSource::Image { index, offset } => self.move_run(editor, batch, (piece, index, offset), pulse)?,
-                FillSource::Chain | FillSource::Subclusters => self.read_piece(editor, batch, piece)?,
-            }
-        }
-        Ok(())
-    }
-
-    /// Moves a part of the pieces that lie one after the other both in the source and in the target.
-    fn move_run<T: Storage>(
-        &mut self,
-        editor: &Editor<T>,
-        batch: &mut Batch,
-        (first, index, offset): (Fill, usize, u64),
-        pulse: &mut RebasePulse<'_>,
-    ) -> Result<(), ImageFailure> {
-        let mut length = first.length;
-        for next in &batch.pieces[batch.moved + 1..] {
-            let follows = FillSource::Image { index, offset: offset + length };
-            if next.content != follows || next.host != first.host + length || length >= MAX_RUN {
-                break;
-            }
-            length += next.length;
-        }
-        let (to, from) = (first.host + batch.part, offset + batch.part);
-        let fresh = editor.is_fresh(to / editor.image.cluster_size());
-        let source = (&self.chain.images[index].storage, from);
-        let (here, mut told) = (self.at(Phase::Absorb, batch.done()), Ok(()));
-        let goes_on = &mut || {
-            told = pulse(here);
-            told.is_ok()
-        };
-        let length = (length - batch.part, fresh);
-        let moved = self.routes[index].step(&editor.image.storage, to, source, length, goes_on);
-        let moved =
-            moved.map_err(|(of_source, error)| ImageFailure::of(if of_source { index + 1 } else { 0 }, error))?;
-        self.chain.spend(index, moved.cloned + moved.copied)?;
-        self.moved.cloned += moved.cloned;
-        self.moved.copied += moved.copied;
-        self.writeback.wrote(&editor.image.storage, to, moved.copied);
-        batch.advance(moved.cloned + moved.copied);
-        Ok(told?)
-    }
-
-    /// Reads a cluster, or a run of subclusters, through the chain, and writes it.
-    fn read_piece<T: Storage>(
-        &mut self,
-        editor: &mut Editor<T>,
-        batch: &mut Batch,
-        piece: Fill,
-    ) -> Result<(), ImageFailure> {
-        let cluster = editor.image.cluster_size();
-        let (at, to) = (piece.guest + batch.part, piece.host + batch.part);
-        let length = (piece.length - batch.part).min(cluster);
-        // a last cluster that the disk's end cuts short is filled up with zeroes
-        let written = if piece.content == FillSource::Chain { cluster } else { length };
-        self.buffer.clear();
-        self.buffer.resize(usize::try_from(written).unwrap_or(0), 0);
-        let mut buffer = std::mem::take(&mut self.buffer);
-        let part = usize::try_from(length).unwrap_or(0);
-        self.read_through(&mut editor.image, at, &mut buffer[..part])?;
-        let is_hole = editor.is_fresh(to / cluster) && buffer.iter().all(|byte| *byte == 0);
-        if !is_hole {
-            editor.image.storage.write_at(&buffer, to)?;
-            self.writeback.wrote(&editor.image.storage, to, length);
-        }
-        self.buffer = buffer;
-        self.moved.copied += length;
-        batch.advance(length);
-        Ok(())
-    }
-
-    /// Reads what the guest sees in the target.
-    fn read_through<T: Storage>(
-        &mut self,
-        target: &mut Image<T>,
-        at: u64,
-        buffer: &mut [u8],
-    ) -> Result<(), ImageFailure> {
-        let mut done = 0;
-        while done < buffer.len() {
-            let from = at + done as u64;
-            let extent = target.extent(from)?.limit((buffer.len() - done) as u64);
-            let part = &mut buffer[done..][..usize::try_from(extent.length).unwrap_or(0)];
-            match extent.what {
-                What::Unallocated => self.chain.read(from, part)?,
-                What::Zero => part.fill(0),
-                What::Data(offset) => read_padded(&target.storage, part, offset)?,
-                What::Compressed(_) => return corrupt("a compressed cluster has parts").map_err(ImageFailure::from),
-            }
-            done += part.len();
-        }
-        Ok(())
-    }
-}
-
-impl Batch {
-    fn is_full(&self) -> bool {
-        self.weight >= MAX_PIECES || self.clusters >= MAX_CLUSTERS
-    }
-
-    fn add<T: Storage>(&mut self, target: &Image<T>, guest: u64, length: u64, content: FillSource) {
-        self.weight += 1 + length / target.table_covers();
-        if content != FillSource::Zero {
-            self.clusters += length.div_ceil(target.cluster_size());
-        }
-        // two pieces at the same place of a source are not joined: two guest clusters may share one cluster of the file
-        let goes_on = |last: &&mut Fill| {
-            let is_placed = matches!(content, FillSource::Image { .. });
-            !is_placed && last.content == content && last.guest + last.length == guest
-        };
-        match self.pieces.last_mut().filter(goes_on) {
-            Some(last) => last.length += length,
-            None => self.pieces.push(Fill { guest, length, content, host: 0 }),
-        }
-    }
-
-    fn push(&mut self, piece: Fill, clusters: u64) {
-        self.weight += 1;
-        self.clusters += clusters;
-        self.pieces.push(piece);
-    }
-
-    /// Chooses places in the target, in the order of the sources' files. So data that lie together in a source lie together in the
-    /// target, and are moved by one call, however they are scattered over the guest's disk.
-    fn place<T: Storage>(&mut self, editor: &mut Editor<T>) -> Result<(), Error> {
-        let cluster = editor.image.cluster_size();
-        self.pieces.sort_unstable_by_key(|piece| match piece.content {
-            FillSource::Image { index, offset } => (0, index, offset),
-            FillSource::Chain => (1, 0, piece.guest),
-            FillSource::Subclusters => (2, 0, piece.guest),
-            FillSource::Zero => (3, 0, piece.guest),
-        });
-        let mut next = 0;
-        while let Some(piece) = self.pieces.get_mut(next) {
-            next += 1;
-            if !matches!(piece.content, FillSource::Image { .. } | FillSource::Chain) {
-                continue;
-            }
-            let run = editor.take(piece.length.div_ceil(cluster))?;
-            piece.host = run.start * cluster;
-            let fits = (run.end - run.start) * cluster;
-            if fits < piece.length {
-                let rest = piece.after(fits);
-                piece.length = fits;
-                self.pieces.push(rest);
-            }
-        }
-        Ok(())
-    }
-
-    /// Bytes from the position on have been moved.
-    fn advance(&mut self, bytes: u64) {
-        self.part += bytes;
-        while let Some(piece) = self.pieces.get(self.moved)
-            && self.part >= piece.length
-            && self.part > 0
-        {
-            self.part -= piece.length;
-            self.moved += 1;
-        }
-    }
-
-    /// The guest offset up to which all is moved, as far as the share of the pieces tells it.
-    fn done(&self) -> u64 {
-        let parts = self.moved as u128 * u128::from(self.at - self.start);
-        self.start + u64::try_from(parts / self.pieces.len().max(1) as u128).unwrap_or(0)
-    }
-
-    /// The batch that follows.
-    fn next(self) -> Batch {
-        Batch { start: self.at, at: self.at, ..Batch::default() }
     }
 }
 

@@ -120,6 +120,10 @@ impl<F: Descriptor + Storage> Storage for Direct<F> {
         self.file.begin_writing(from, length)
     }
 
+    fn give_back(&self, from: u64, length: u64) -> io::Result<()> {
+        self.file.give_back(from, length)
+    }
+
     fn clone_from(&self, to: u64, source: &File, from: u64, length: u64) -> io::Result<()> {
         self.file.clone_from(to, source, from, length)
     }

@@ -4,9 +4,11 @@
 //! files are read with `pread`, never mapped, so that a failing NAS is an error and not a signal.
 
 mod absorb;
+mod batch;
 mod bitmaps;
 mod chain;
 mod check;
+mod commit;
 mod create;
 mod direct;
 mod dirty;
@@ -31,10 +33,12 @@ mod view;
 mod write;
 mod zeroing;
 
-pub use absorb::{Absorb, Progress, Rebase, RebasePulse};
+pub use absorb::{Absorb, Rebase};
+pub use batch::{Progress, RebasePulse};
 pub use bitmaps::Bitmap;
 pub use chain::ImageFailure;
 pub use check::{CheckReport, check};
+pub use commit::Commit;
 pub use create::{CLUSTER, check_creatable, check_filled, create};
 pub use direct::{Buffer, Direct};
 pub use dirty::Dirty;

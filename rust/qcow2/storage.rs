@@ -5,7 +5,7 @@ use std::io::{self, ErrorKind, Seek, SeekFrom};
 use std::num::NonZeroU64;
 use std::os::unix::fs::FileExt;
 
-use rustix::fs::Advice;
+use rustix::fs::{Advice, FallocateFlags};
 
 use super::{Error, corrupt};
 use crate::apart::{Apart, Descriptor};
@@ -43,6 +43,11 @@ pub trait Storage: Source + Send + Sync {
     /// Lets the kernel begin to write these bytes to the disk; no more than a hint.
     fn begin_writing(&self, _from: u64, _length: u64) -> io::Result<()> {
         Ok(())
+    }
+
+    /// Gives the blocks of these bytes back, which nobody reads any more.
+    fn give_back(&self, _from: u64, _length: u64) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
     }
 
     /// Lets `to` share the blocks of `length` bytes of `source` at `from` (FICLONERANGE).
@@ -86,6 +91,11 @@ impl Storage for File {
         sys::begin_writeback(self, from, length)
     }
 
+    fn give_back(&self, from: u64, length: u64) -> io::Result<()> {
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        rustix::fs::fallocate(self, flags, from, length).map_err(|error| called("fallocate")(error.into()))
+    }
+
     fn clone_from(&self, to: u64, source: &File, from: u64, length: u64) -> io::Result<()> {
         sys::clone_range(self, to, source, from, length)
     }
@@ -126,6 +136,10 @@ impl Storage for Apart {
 
     fn begin_writing(&self, from: u64, length: u64) -> io::Result<()> {
         self.with(|file| file.begin_writing(from, length))
+    }
+
+    fn give_back(&self, from: u64, length: u64) -> io::Result<()> {
+        self.with(|file| file.give_back(from, length))
     }
 
     fn clone_from(&self, to: u64, source: &File, from: u64, length: u64) -> io::Result<()> {

@@ -72,6 +72,13 @@ pub(super) struct SurveyFindings {
     pub(super) leaked: u64,
 }
 
+impl SurveyFindings {
+    /// Clusters that something refers to.
+    pub(super) fn clusters(&self) -> u64 {
+        self.end.saturating_sub(self.leaked)
+    }
+}
+
 /// Where an image is damaged.
 #[derive(Debug, Default)]
 pub(super) struct Damage {

@@ -89,6 +89,8 @@ pub(super) struct Editor<T> {
     undo: Option<Undo>,
     /// Something was changed that `abandon` does not undo.
     changed: bool,
+    /// Pieces take the place of what the tables name there; else there may be nothing.
+    replaces: bool,
 }
 
 impl<T: Storage> Editor<T> {
@@ -109,6 +111,7 @@ impl<T: Storage> Editor<T> {
             table: None,
             undo: None,
             changed,
+            replaces: false,
         };
         if known {
             editor.changed |= !found.leaks.is_empty();
@@ -121,6 +124,12 @@ impl<T: Storage> Editor<T> {
         }
         editor.undo = Some(Undo { length: editor.image.length, counted: Vec::new() });
         Ok(editor)
+    }
+
+    /// Lets pieces take the place of what the tables name: the file reads, at each moment, as before or with some of the pieces, in
+    /// whole clusters. What they replace is leaked.
+    pub(super) fn replacing(self) -> Editor<T> {
+        Editor { replaces: true, ..self }
     }
 
     fn drop_leaks(&mut self, leaks: Vec<Range<u64>>) -> Result<(), Error> {
@@ -274,12 +283,13 @@ impl<T: Storage> Editor<T> {
             let entry = &mut entries[place..place + length(size)];
             let (descriptor, subclusters) = (be64(entry), if size == 16 { be64(&entry[8..]) } else { 0 });
             let mask = self.subclusters(at, next);
+            let is_free = descriptor == 0 || self.replaces && size == 8;
             let (descriptor, subclusters) = match piece.content {
-                FillSource::Image { .. } | FillSource::Chain if descriptor == 0 => {
+                FillSource::Image { .. } | FillSource::Chain if is_free => {
                     let host = piece.host + (at - piece.guest);
                     (host | COPIED, if size == 16 { ALL } else { 0 })
                 }
-                FillSource::Zero if size == 8 && descriptor == 0 && self.image.header.version > 2 => (ZERO, 0),
+                FillSource::Zero if size == 8 && is_free && self.image.header.version > 2 => (ZERO, 0),
                 FillSource::Zero if size == 16 && (subclusters | subclusters >> 32) & mask == 0 => {
                     (descriptor, subclusters | mask << 32)
                 }

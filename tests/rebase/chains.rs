@@ -48,6 +48,8 @@ pub(crate) enum Kind {
     Small,
     /// The smallest clusters with the widest counts: refcount blocks are added, and mostly their table has to grow.
     Growing,
+    /// Small, and all alike: each can be committed to the one below it.
+    Alike,
 }
 
 impl Chain {
@@ -61,7 +63,7 @@ impl Chain {
         let mut chain = Chain { seed, dir, images, target, onto, what: Vec::new() };
         let mut size = disk_size(&mut random, kind);
         for image in 0..images {
-            if image > 0 && random.chance(20) {
+            if image > 0 && kind != Kind::Alike && random.chance(20) {
                 size = disk_size(&mut random, kind);
             }
             chain.add(&mut random, image, size, kind);
@@ -70,13 +72,14 @@ impl Chain {
     }
 
     fn add(&mut self, random: &mut Random, image: usize, size: u64, kind: Kind) {
-        let v2 = kind != Kind::Growing && random.chance(15);
+        let v2 = !matches!(kind, Kind::Growing | Kind::Alike) && random.chance(15);
         let cluster_bits = match kind {
             Kind::Any => random.of(&[9, 10, 11, 12, 12, 13, 14, 15, 16, 16, 16, 17, 18, 20, 21]),
             Kind::Small => random.of(&[9, 10, 12, 12, 14, 16]),
             Kind::Growing => 9,
+            Kind::Alike => [9, 12, 16][self.seed as usize % 3],
         };
-        let extended = !v2 && cluster_bits >= 14 && random.chance(35);
+        let extended = !v2 && kind != Kind::Alike && cluster_bits >= 14 && random.chance(35);
         let mut options = format!("cluster_size={},compat={}", 1_u64 << cluster_bits, if v2 { "0.10" } else { "1.1" });
         if !v2 {
             let bits = if kind == Kind::Growing { 64 } else { random.of(&[1, 2, 4, 8, 16, 16, 16, 32, 64]) };
@@ -113,7 +116,7 @@ impl Chain {
             self.what.push(format!("  qemu-io -d unmap -c {commands:?} ({})", output.status));
         }
 
-        if !v2 && random.chance(30) {
+        if !v2 && kind != Kind::Alike && random.chance(30) {
             for bitmap in 0..1 + random.below(3) {
                 qemu_img(dir, &["bitmap", "--add", &file, &format!("backup-{bitmap}")]);
             }
@@ -121,7 +124,7 @@ impl Chain {
             let write = format!("write -q -P 7 0 {}", cluster.min(size));
             run("qemu-io", dir, &["-f", "qcow2", "-c", &write, &file]).unwrap();
         }
-        if random.chance(10) {
+        if kind != Kind::Alike && random.chance(10) {
             let size = (size + 512 * random.below(size / 512)).to_string();
             if run("qemu-img", dir, &["resize", "-q", &file, &size]).is_ok() {
                 self.what.push(format!("  resized to {size}"));
@@ -201,7 +204,7 @@ impl Point {
 fn disk_size(random: &mut Random, kind: Kind) -> u64 {
     let most = match kind {
         Kind::Any => random.of(&[1 << 20, 4 << 20, 9 << 20]),
-        Kind::Small => random.of(&[64 << 10, 200 << 10, 1 << 20]),
+        Kind::Small | Kind::Alike => random.of(&[64 << 10, 200 << 10, 1 << 20]),
         Kind::Growing => return 4 << 20,
     };
     512 * (1 + random.below(most / 512))

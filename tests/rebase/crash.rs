@@ -18,7 +18,7 @@ fn small_chains(variable: &str, default: u64) -> impl Iterator<Item = Chain> {
 }
 
 /// All places up to `end`; without a soak a few, and the last ones.
-fn sample(end: usize) -> impl Iterator<Item = usize> {
+pub(crate) fn sample(end: usize) -> impl Iterator<Item = usize> {
     let step = if std::env::var("NASBACKUP_SOAK_ERRORS").is_ok() { 1 } else { end.div_ceil(16) };
     (0..end).filter(move |at| at % step == 0 || at + 6 > end)
 }

@@ -47,6 +47,11 @@ impl Journal {
         self.failing(after, errno)
     }
 
+    /// How many changes were made.
+    pub(crate) fn changes(&self) -> usize {
+        self.state.lock().unwrap().log.len()
+    }
+
     pub(crate) fn into_parts(self) -> (Vec<u8>, Vec<Op>) {
         let state = self.state.into_inner().unwrap();
         (state.content, state.log)
@@ -92,6 +97,10 @@ impl Storage for &Journal {
 
     fn sync(&self) -> io::Result<()> {
         self.change(Op::Sync)
+    }
+
+    fn give_back(&self, from: u64, length: u64) -> io::Result<()> {
+        self.change(Op::Write(from, vec![0; length as usize]))
     }
 
     fn clone_from(&self, to: u64, source: &File, from: u64, length: u64) -> io::Result<()> {

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod chains;
+mod commit;
 mod crash;
 mod differential;
 mod fingerprints;

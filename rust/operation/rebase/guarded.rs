@@ -68,6 +68,10 @@ impl<S: Storage> Storage for Guarded<S> {
         self.image.begin_writing(from, length)
     }
 
+    fn give_back(&self, from: u64, length: u64) -> io::Result<()> {
+        self.image()?.give_back(from, length)
+    }
+
     fn clone_from(&self, to: u64, source: &File, from: u64, length: u64) -> io::Result<()> {
         self.image()?.clone_from(to, source, from, length)
     }
@@ -140,6 +144,10 @@ mod tests {
                 *self.then.lock().unwrap() = Some(self.content());
             }
             Ok(())
+        }
+
+        fn give_back(&self, from: u64, length: u64) -> io::Result<()> {
+            self.image.give_back(from, length)
         }
 
         fn clone_from(&self, to: u64, source: &File, from: u64, length: u64) -> io::Result<()> {
