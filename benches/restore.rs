@@ -206,6 +206,7 @@ fn make(nas: &Path, size: u64) -> Outcome {
         lost_fingerprints: false,
         snapshot: None,
         rebasing: None,
+        goes_into: None,
     };
     let manifest = Manifest {
         version: Manifest::VERSION,

@@ -25,7 +25,7 @@ pub(crate) fn run(host: &Host, arguments: &Delete, output: Output) -> Result<Exi
             return Ok(ExitCode::SUCCESS);
         }
         for step in plan {
-            rebase::rebase(host, &step.point, step.onto, output)?;
+            rebase::rebase(host, &step.point, step.onto, Some(&arguments.point), output)?;
         }
     }
     let request = DeleteBackupRequest {

@@ -19,7 +19,7 @@ pub(crate) fn run(host: &Host, arguments: &Rebase, output: Output) -> Result<Exi
         output.print(&line, |line| format!("{line}\n"))?;
         return Ok(ExitCode::SUCCESS);
     }
-    let rebased = rebase(host, &arguments.point, arguments.parent.clone(), output)?;
+    let rebased = rebase(host, &arguments.point, arguments.parent.clone(), None, output)?;
     let takes = show::takes(host, &arguments.point, output);
     output.print(&rebased, |_| format!("it {takes} now\n"))?;
     Ok(ExitCode::SUCCESS)
@@ -36,12 +36,19 @@ fn check(shown: &ShownPoint, parent: Option<&str>) -> Result<()> {
     Err(Error::new(Code::ParentInvalid, "look for the new parent", cause))
 }
 
-/// Has `point` stand on `onto`, or alone.
-pub(crate) fn rebase(host: &Host, point: &str, onto: Option<String>, output: Output) -> Result<Rebased> {
+/// Has `point` stand on `onto`, or alone. `going` is a point that is deleted next.
+pub(crate) fn rebase(
+    host: &Host,
+    point: &str,
+    onto: Option<String>,
+    going: Option<&str>,
+    output: Output,
+) -> Result<Rebased> {
     let request = RebasePointRequest {
         repository: Some(host.repository()?),
         backup_path: Some(point.to_owned()),
         new_parent: onto,
+        going_point: going.map(str::to_owned),
         ..RebasePointRequest::default()
     };
     progress::with(output, |listener| rebase::run(request.check()?, listener))

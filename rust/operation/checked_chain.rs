@@ -48,6 +48,7 @@ pub(super) fn open_all(
     wanted: &[Which],
 ) -> Result<Vec<CheckedDisk>> {
     let manifest = Manifest::read_sound(&root.open_dir(&point.folder())?, point)?;
+    refuse_going(point, manifest.as_ref())?;
     let open = |which: &Which| {
         let (file, volume) = find(root, point, manifest.as_ref(), which)?;
         Ok(CheckedDisk { volume, chain: open_chain(root, &file)?, recorded: None })
@@ -65,6 +66,14 @@ pub(super) fn open_all(
         *recorded = chain.iter().map(|link| judged.fingerprints(&link.path).cloned()).collect();
     }
     Ok(disks)
+}
+
+/// `NOT_FOUND` for a point of which only what is still to be removed may be there.
+fn refuse_going(point: &PointPath, manifest: Option<&Manifest>) -> Result<()> {
+    let disks = manifest.into_iter().flat_map(|manifest| &manifest.disks);
+    disks.filter_map(|disk| disk.goes_into.as_deref()).next().map_or(Ok(()), |into| {
+        Err(Error::new(Code::NotFound, "check the point", format!("'{point}': {}", chains::going(into))))
+    })
 }
 
 /// The file of a disk and its volume: as the manifest has them, else by the file's name.

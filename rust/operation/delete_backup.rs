@@ -231,7 +231,7 @@ fn remove_left(instance: &Folder, lock: &InstanceLock, left: &[OsString]) -> u64
 /// Unpublished points count too; points that are being deleted do not. A file that is no qcow2 image has no backing
 /// file. An image that says it is one but contradicts itself may be mended one day, and may need the point: as
 /// long as it is there the delete fails with `CORRUPT_IMAGE`, naming it. Its own point can always be deleted.
-fn children(instance: &Folder, point: &PointPath, listed: &[OsString]) -> Result<Vec<String>> {
+pub(super) fn children(instance: &Folder, point: &PointPath, listed: &[OsString]) -> Result<Vec<String>> {
     let own = [point.name().to_owned(), partial_name(point)];
     let others: Vec<_> = listed.iter().filter(|folder| own.iter().all(|name| *folder != name.as_str())).collect();
     let found = side_by_side(CHILDREN, LOOKED_INTO, others, |folder| children_in(instance, folder, point));

@@ -12,6 +12,7 @@ use rustix::fs::FileType;
 use serde::{Deserialize, Serialize};
 
 use super::verified::{self, PastVerdict, Scope};
+use super::verify_chain::chains;
 use crate::config;
 use crate::config::Engine;
 use crate::error::{Code, Error, Result, Stopped};
@@ -302,8 +303,10 @@ fn disk(
     recorded: Option<&point::ManifestDisk>,
     problems: &mut Vec<String>,
 ) -> ListedDisk {
-    if recorded.is_some_and(point::ManifestDisk::is_unfinished) {
-        problems.push(format!("a rebase of '{file}' was cut off, or goes on"));
+    match recorded.map(|recorded| (&recorded.goes_into, recorded.is_rebasing())) {
+        Some((Some(into), _)) => problems.push(format!("'{file}': {}", chains::going(into))),
+        Some((None, true)) => problems.push(format!("a rebase of '{file}' was cut off, or goes on")),
+        _ => {}
     }
     let (size, backing) = image(root, path, &file).unwrap_or_else(|error| {
         problems.push(format!("'{file}': {}", error.reason()));

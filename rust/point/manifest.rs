@@ -135,6 +135,10 @@ pub struct ManifestDisk {
     /// Present while a rebase changes the image. Meanwhile all other fields tell what the image was before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rebasing: Option<Rebasing>,
+    /// The image, relative to the repository's root, that takes this one's place, for the point is being deleted: this one holds what
+    /// that one has, or some of it, and has its name, or is about to get it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub goes_into: Option<String>,
 }
 
 /// A snapshot of an image in Ceph. Ceph gives no id twice.
@@ -163,8 +167,13 @@ pub struct Rebasing {
 }
 
 impl ManifestDisk {
-    /// True if a rebase of the image was cut off. The image may be longer than it was, and stands on its parent or on its new backing file.
+    /// True if the image is not, or may not be, what is recorded.
     pub fn is_unfinished(&self) -> bool {
+        self.is_rebasing() || self.goes_into.is_some()
+    }
+
+    /// True if a rebase of the image was cut off. The image may be longer than it was, and stands on its parent or on its new backing file.
+    pub fn is_rebasing(&self) -> bool {
         // older versions recorded no length while a rebase went on
         self.rebasing.is_some() || self.size == 0
     }
@@ -377,6 +386,7 @@ mod tests {
             lost_fingerprints: false,
             snapshot: None,
             rebasing: None,
+            goes_into: None,
         }
     }
 

@@ -215,6 +215,7 @@ mod tests {
                 lost_fingerprints: false,
                 snapshot: None,
                 rebasing: None,
+                goes_into: None,
             };
             let manifest = Manifest {
                 version: Manifest::VERSION,

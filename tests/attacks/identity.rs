@@ -111,6 +111,7 @@ fn manifest(vm: &str, point: u32, folder: &Path) -> Manifest {
         lost_fingerprints: false,
         snapshot: None,
         rebasing: None,
+        goes_into: None,
     };
     Manifest {
         version: Manifest::VERSION,

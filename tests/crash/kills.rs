@@ -240,6 +240,14 @@ fn repair(story: &Story) -> Vec<(&'static str, Value)> {
     vec![("rebasePoint", rebase), delete(story, &middle.path)]
 }
 
+/// The first point goes, and the image of its child takes the place of its own: where blocks are not shared, the other way round.
+fn merge(story: &Story) -> Vec<(&'static str, Value)> {
+    let [first, next, ..] = &story.points[..] else { panic!("a chain of three") };
+    let mut rebase = point_request(story, &next.path);
+    rebase["goingPoint"] = json!(first.path);
+    vec![("rebasePoint", rebase), delete(story, &first.path)]
+}
+
 /// Kills the calls at their steps, and makes the same calls again.
 fn kill_calls(
     what: &'static str,
@@ -295,4 +303,24 @@ fn a_delete() {
 #[test]
 fn a_repair() {
     kill_calls("killed: rebase and delete", 7, chain, repair, 1);
+}
+
+#[test]
+fn a_merge_by_commit() {
+    let begin = || {
+        let mut story = Story::new(Guest::ordinary(), Nas::image(Fs::Ext4, 700));
+        story.take("full");
+        for _ in 0..2 {
+            next_incremental(&mut story);
+        }
+        story
+    };
+    let committed = |story: &Story| {
+        let image = |point: usize| fs::metadata(story.nas.at(&story.points[point].files()[0])).unwrap().ino();
+        let below = image(0);
+        Agent::new(&own_host(), &merge(story)).succeed();
+        assert_eq!(image(1), below);
+    };
+    committed(&begin());
+    kill_calls("killed: commit and delete", 9, begin, merge, 0);
 }

@@ -96,6 +96,11 @@ impl Chain {
         &self.points[point].0
     }
 
+    /// The file of its disk in a point.
+    pub(crate) fn image(&self, point: usize) -> PathBuf {
+        self.nas.at(&self.points[point].1.disks[0].file)
+    }
+
     /// The number of its newest point.
     pub(crate) fn newest(&self) -> usize {
         self.points.len() - 1
@@ -136,8 +141,9 @@ impl Chain {
         }
     }
 
-    /// All that can be done there: a full, incrementals, one of which goes, and restores.
+    /// All that can be done there: a full, incrementals, one of which goes, and then the full one, and restores.
     pub(crate) fn live(mut self) {
+        self.write(0x12, 20, 8);
         for at in 1..=3 {
             self.write(0x20 + at, u64::from(at), 1);
             self.take().unwrap();
@@ -145,6 +151,11 @@ impl Chain {
         let newest = json!({"newParent": self.points[0].0});
         self.ask("rebasePoint", 2, newest).unwrap();
         self.delete(1).unwrap();
+        self.assert_good();
+        // where blocks are not shared its image takes the place of its child's
+        let going = json!({"goingPoint": self.points[0].0});
+        self.ask("rebasePoint", 1, going).unwrap();
+        self.delete(0).unwrap();
         self.assert_good();
         self.delete(1).unwrap();
         self.delete(0).unwrap();

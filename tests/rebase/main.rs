@@ -10,6 +10,7 @@ mod fingerprints;
 mod flatten;
 mod fuzz;
 mod given_up;
+mod going;
 mod journal;
 #[path = "../support/mutation.rs"]
 mod mutation;

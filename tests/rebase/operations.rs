@@ -119,6 +119,7 @@ fn manifest(instance: &Path, point: usize) {
                 lost_fingerprints: false,
                 snapshot: None,
                 rebasing: None,
+                goes_into: None,
             })
             .collect(),
         left_out: Vec::new(),

@@ -142,6 +142,7 @@ pub(crate) fn manifest(root: &Path, point: usize, fingerprints: bool) {
         lost_fingerprints: false,
         snapshot: None,
         rebasing: None,
+        goes_into: None,
     };
     let manifest = Manifest {
         version: Manifest::VERSION,

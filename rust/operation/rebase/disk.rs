@@ -79,6 +79,15 @@ impl RebasedDisk {
         Ok(self.for_writing.get_or_init(|| opened).clone())
     }
 
+    /// The disk once the image that it stands on has its name. The file that had it is closed.
+    pub(super) fn replaced_by_below(self) -> RebasedDisk {
+        let RebasedDisk { mut chain, target: _, for_writing } = self;
+        drop(for_writing);
+        chain[0].path = chain.remove(0).path;
+        let position = (chain.len() > 1).then_some(1);
+        RebasedDisk::new(chain, position)
+    }
+
     /// `CORRUPT_IMAGE` when the image stands on something else than it did, or than it was to: what somebody has put there
     /// meanwhile is not written down.
     pub(super) fn check_backing(&self, below: Option<&RepoPath>) -> Result<()> {

@@ -4,11 +4,13 @@
 //! No journal is kept: the images' headers are the truth, the manifest tells what an image was and is to be, and the same call
 //! again finishes what was cut off.
 
+mod commit;
 mod disk;
 mod fingerprints;
 mod guarded;
 mod record;
 mod request;
+mod telling;
 
 use std::collections::VecDeque;
 
@@ -17,7 +19,7 @@ use serde::Serialize;
 use crate::apart::Apart;
 use crate::config;
 use crate::digest::Digest;
-use crate::error::{Error, Result, Stopped};
+use crate::error::{Error, Result};
 use crate::limits;
 use crate::logging::ANSWERED;
 use crate::nas::health;
@@ -28,16 +30,18 @@ use crate::nas::repository::Export;
 use crate::nas::session::Session;
 use crate::operation::verify_chain::chains;
 use crate::point::{Link, ManifestDisk};
-use crate::qcow2::{Absorb, Direct, ImageFailure, Progress, Source};
+use crate::qcow2::{Absorb, Direct, Moved, Source};
 use crate::work::job::{self, Listener, Reporter};
 use crate::work::phase::Phase;
 use crate::work::worker::{self, Pulse};
+use commit::Committable;
 use disk::{RebasedDisk, Target};
 use fingerprints::Indexed;
 use guarded::Guarded;
 use record::{ImageEnd, PointRecord};
 use request::Subject;
 pub use request::{Asked, RebaseBackupRequest, RebasePointRequest};
+use telling::Telling;
 
 /// The rebase of a disk whose images are sound.
 type AbsorbDisk = Absorb<Guarded<Direct<Apart>>>;
@@ -78,9 +82,13 @@ fn rebase_all(export: Export, at: PointPath, subject: Subject, job: &mut Reporte
         // before the disks, whose files are closed before the repository may be unmounted
         let held = Instance::open(session, &at, Purpose::Change)?;
         let disks = subject.disks(held.root(), &at)?;
+        if disks.is_empty() {
+            // all of them have become another point's, and this one waits to be deleted
+            return Ok(Rebased::default());
+        }
         let record = look_at_all(&held, at, &disks)?;
         let mut rebased = Rebased::default();
-        let ended = rebase_disks(&held, &record, &disks, pulse, &mut rebased);
+        let ended = rebase_disks(&held, &record, disks, subject.going(), pulse, &mut rebased);
         let written = record.write(&held);
         if let (Err(_), Err(left)) = (&ended, &written) {
             log::warn!("a manifest does not tell how far the rebase is, the next one will: {left}");
@@ -102,7 +110,7 @@ fn look_at_all(held: &Instance, at: PointPath, disks: &[RebasedDisk]) -> Result<
         judged.refuse_manifests()?;
     }
     // of a disk that stands where it should only what the manifest says may be wrong
-    let is_recorded = |disk: &&RebasedDisk| judged.record(&disk.chain[0].path).is_some_and(ManifestDisk::is_unfinished);
+    let is_recorded = |disk: &&RebasedDisk| judged.record(&disk.chain[0].path).is_some_and(ManifestDisk::is_rebasing);
     for disk in disks.iter().filter(|disk| disk.target != Target::Same || is_recorded(disk)) {
         judged.refuse_images(&disk.chain)?;
         judged.refuse_unfinished(disk.absorbed())?;
@@ -132,7 +140,7 @@ fn finish_left(held: &Instance, record: &PointRecord, disk: &RebasedDisk, pulse:
 fn sync(record: &PointRecord, disk: &RebasedDisk, pulse: &Pulse) -> Result<()> {
     pulse.enter(Phase::Sync)?;
     disk.chain[0].sync()?;
-    let is_unfinished = record.of(disk).is_some_and(|own| own.is_unfinished());
+    let is_unfinished = record.of(disk).is_some_and(|own| own.is_rebasing());
     let ended = if is_unfinished { fingerprints::unless_changed(record, disk, pulse) } else { ImageEnd::Unchanged };
     record.end(disk, ended)
 }
@@ -142,33 +150,41 @@ fn sync(record: &PointRecord, disk: &RebasedDisk, pulse: &Pulse) -> Result<()> {
 fn rebase_disks(
     held: &Instance,
     record: &PointRecord,
-    disks: &[RebasedDisk],
+    disks: Vec<RebasedDisk>,
+    going: Option<&PointPath>,
     pulse: &Pulse,
     rebased: &mut Rebased,
 ) -> Result<()> {
+    let committable =
+        going.map(|going| Committable::find(held, record, &disks, going)).transpose()?.unwrap_or_default();
     let mut begun = VecDeque::new();
     for disk in disks {
-        finish_left(held, record, disk, pulse)?;
-        match disk.target {
-            Target::Same => sync(record, disk, pulse)?,
-            Target::Onto(_) | Target::Alone => begun.push_back((disk, check(held, record, disk, pulse)?)),
+        finish_left(held, record, &disk, pulse)?;
+        if disk.target == Target::Same {
+            sync(record, &disk, pulse)?;
+            rebased.size += length(&disk)?;
+        } else {
+            let absorb = check(held, record, &disk, pulse)?;
+            begun.push_back((disk, absorb));
         }
     }
     if !begun.is_empty() {
         pulse.enter(Phase::WriteManifest)?;
-        record.begin(held, begun.iter().map(|(disk, _)| *disk))?;
+        record.begin(held, begun.iter().map(|(disk, _)| disk))?;
     }
     while let Some((disk, absorb)) = begun.pop_front() {
-        if let Err(error) = rebase(held, record, disk, absorb, pulse, rebased) {
-            begun.into_iter().for_each(|(disk, absorb)| take_back(held, record, disk, absorb, pulse));
+        if let Err(error) = rebase(held, record, (disk, absorb), &committable, pulse, rebased) {
+            begun.iter().for_each(|(disk, _)| take_back(held, record, disk, None, pulse));
             return Err(error);
         }
     }
-    for disk in disks {
-        let Link { path, file } = &disk.chain[0];
-        rebased.size += file.length().map_err(|e| Error::io("read the size", path.as_str(), e))?;
-    }
     Ok(())
+}
+
+/// Length of the disk's own file.
+fn length(disk: &RebasedDisk) -> Result<u64> {
+    let Link { path, file } = &disk.chain[0];
+    file.length().map_err(|e| Error::io("read the size", path.as_str(), e))
 }
 
 /// Checks all images that the rebase of a disk reads.
@@ -185,58 +201,50 @@ fn check(held: &Instance, record: &PointRecord, disk: &RebasedDisk, pulse: &Puls
 fn rebase(
     held: &Instance,
     record: &PointRecord,
-    disk: &RebasedDisk,
-    mut absorb: AbsorbDisk,
+    (disk, absorb): (RebasedDisk, AbsorbDisk),
+    committable: &Committable,
     pulse: &Pulse,
     rebased: &mut Rebased,
 ) -> Result<()> {
-    let mut tell = Telling::new(held, pulse);
-    let moved = match absorb.run(&mut |progress| tell.of(progress)) {
-        Ok(moved) => moved,
+    let to_merge = fingerprints::to_merge(record, &disk);
+    let (disk, moved) = match committable.below(&disk, &absorb) {
+        Ok(None) => absorb_all(held, record, disk, absorb, pulse)?,
+        Ok(Some(below)) => {
+            drop(absorb);
+            commit::commit(held, record, disk, below, pulse).map_err(|(disk, error)| {
+                disk.iter().for_each(|disk| take_back(held, record, disk, None, pulse));
+                error
+            })?
+        }
         Err(failure) => {
-            let error = tell.explain(disk, failure);
-            take_back(held, record, disk, absorb, pulse);
+            let error = Telling::new(held, pulse).explain(&disk, failure);
+            take_back(held, record, &disk, Some(absorb), pulse);
             return Err(error);
         }
     };
-    drop(absorb);
     rebased.bytes_cloned += moved.cloned;
     rebased.bytes_copied += moved.copied;
+    rebased.size += length(&disk)?;
     log::info!("rebased '{}': {} bytes cloned, {} copied", disk.chain[0].path, moved.cloned, moved.copied);
-    finish(held, record, disk, fingerprints::to_merge(record, disk), pulse)
+    finish(held, record, &disk, to_merge, pulse)
 }
 
-/// Tells how far a rebase is, and looks for whether the lock is still ours.
-struct Telling<'a> {
-    held: &'a Instance,
-    pulse: &'a Pulse,
-    phase: Option<Phase>,
-    /// The lock is another's.
-    lost: Option<Error>,
-}
-
-impl<'a> Telling<'a> {
-    fn new(held: &'a Instance, pulse: &'a Pulse) -> Telling<'a> {
-        Telling { held, pulse, phase: None, lost: None }
-    }
-
-    fn of(&mut self, progress: Progress) -> Result<(), Stopped> {
-        self.pulse.at(progress.done, progress.total)?;
-        if self.phase != Some(progress.phase) {
-            self.phase = Some(progress.phase);
-            self.pulse.enter(progress.phase).map_err(|_| Stopped)?;
+/// Lets the disk's own image take in what it lacks.
+fn absorb_all(
+    held: &Instance,
+    record: &PointRecord,
+    disk: RebasedDisk,
+    mut absorb: AbsorbDisk,
+    pulse: &Pulse,
+) -> Result<(RebasedDisk, Moved)> {
+    let mut tell = Telling::new(held, pulse);
+    match absorb.run(&mut |progress| tell.of(progress)) {
+        Ok(moved) => Ok((disk, moved)),
+        Err(failure) => {
+            let error = tell.explain(&disk, failure);
+            take_back(held, record, &disk, Some(absorb), pulse);
+            Err(error)
         }
-        self.held.fence_lately().map_err(|error| {
-            self.lost = Some(error);
-            Stopped
-        })
-    }
-
-    /// `BUSY` when another host has taken the lock over, whatever came of it.
-    fn explain(&mut self, disk: &RebasedDisk, failure: ImageFailure) -> Error {
-        let lost = self.lost.take().or_else(|| self.held.fence().err());
-        let step = self.phase.map_or("check the image", Phase::as_str);
-        lost.unwrap_or_else(|| disk.explain(step, failure))
     }
 }
 
@@ -264,19 +272,25 @@ fn finish(
 
 /// After a failure or a cancel, also at another disk: the image reads as before, what was written beside it goes, and the manifest
 /// says what it is.
-fn take_back(held: &Instance, record: &PointRecord, disk: &RebasedDisk, absorb: AbsorbDisk, pulse: &Pulse) {
+fn take_back(held: &Instance, record: &PointRecord, disk: &RebasedDisk, absorb: Option<AbsorbDisk>, pulse: &Pulse) {
     if let Err(left) = abandon(held, record, disk, absorb, pulse) {
         log::warn!("{}: the image is sound, and not quite as it was before its rebase: {left}", disk.chain[0].path);
     }
 }
 
 /// Nothing is taken back once another host has the lock.
-fn abandon(held: &Instance, record: &PointRecord, disk: &RebasedDisk, absorb: AbsorbDisk, pulse: &Pulse) -> Result<()> {
+fn abandon(
+    held: &Instance,
+    record: &PointRecord,
+    disk: &RebasedDisk,
+    absorb: Option<AbsorbDisk>,
+    pulse: &Pulse,
+) -> Result<()> {
     const STEP: &str = "take back what was written";
     held.fence()?;
-    let has_changed = absorb.has_changed();
+    let has_changed = absorb.as_ref().is_some_and(Absorb::has_changed);
     // clusters that are left are no part of the image, and the next rebase of it takes them back
-    let left = absorb.abandon().map_err(|e| e.at(STEP, disk.chain[0].path.as_str()));
+    let left = absorb.map_or(Ok(()), Absorb::abandon).map_err(|e| e.at(STEP, disk.chain[0].path.as_str()));
     disk.chain[0].sync()?;
     // a call that was cut off may have changed it, too
     let is_as_before = left.is_ok() && !has_changed && !record.was_unfinished(disk);

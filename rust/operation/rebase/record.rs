@@ -75,14 +75,20 @@ impl PointRecord {
         disks.find(|disk| disk.file == image.chain[0].path.name()).cloned()
     }
 
-    /// Had a rebase of the image been cut off before this call?
-    pub(super) fn was_unfinished(&self, image: &RebasedDisk) -> bool {
-        self.judged.record(&image.chain[0].path).is_some_and(ManifestDisk::is_unfinished)
+    /// What was recorded of an image before this call.
+    pub(super) fn recorded(&self, image: &RepoPath) -> Option<&ManifestDisk> {
+        self.judged.record(image)
     }
 
-    /// What was judged of the fingerprints of an image.
+    /// Had a rebase of the image been cut off before this call?
+    pub(super) fn was_unfinished(&self, image: &RebasedDisk) -> bool {
+        self.judged.record(&image.chain[0].path).is_some_and(ManifestDisk::is_rebasing)
+    }
+
+    /// The fingerprints of what the image that is rebased takes of another one. Where that has been to take its place, it holds for
+    /// itself what it has changed of it.
     pub(super) fn fingerprints(&self, image: &RepoPath) -> Option<Fingerprints> {
-        self.judged.fingerprints(image).cloned()
+        self.judged.record(image).filter(|disk| !disk.is_rebasing())?.fingerprints.clone()
     }
 
     /// Lets the manifest, if there is one, say what the images are to stand on, durably.
@@ -117,7 +123,7 @@ impl PointRecord {
         let mut told = self.told();
         let Some(mut manifest) = told.manifest.clone() else { return Ok(()) };
         let Link { path, file } = &image.chain[0];
-        if let Some(disk) = named(&mut manifest, image).filter(|disk| disk.is_unfinished()) {
+        if let Some(disk) = named(&mut manifest, image).filter(|disk| disk.is_rebasing()) {
             disk.size = file.length().map_err(|e| Error::io(STEP, path.as_str(), e))?;
             let below = backing(path, file)?;
             image.check_backing(below.as_ref())?;
@@ -211,7 +217,7 @@ pub(super) fn taken_in(root: &Folder, record: &ManifestDisk) -> Result<Vec<(Repo
         let path = RepoPath::parse("image", &next.filter(|_| images.len() < DEEPEST).ok_or_else(untold)?)?;
         let point = PointPath::parse("image", path.parent().ok_or_else(untold)?.as_str())?;
         let manifest = Manifest::read_sound(&root.open_dir(&point.folder())?, &point)?.ok_or_else(untold)?;
-        let disk = manifest.disks.into_iter().find(|disk| disk.file == path.name() && !disk.is_unfinished());
+        let disk = manifest.disks.into_iter().find(|disk| disk.file == path.name() && !disk.is_rebasing());
         let disk = disk.ok_or_else(untold)?;
         next = disk.parent;
         images.push((path, disk.fingerprints.ok_or_else(untold)?));

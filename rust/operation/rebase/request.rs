@@ -7,7 +7,7 @@ use crate::error::{Code, Error, Result};
 use crate::nas::folder::Folder;
 use crate::nas::path::{PointPath, RepoPath};
 use crate::nas::repository::{Export, Repository};
-use crate::point::{Link, images, open_chain};
+use crate::point::{Link, Manifest, images, open_chain};
 
 /// What `rebaseBackup` is asked.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -35,6 +35,9 @@ pub struct RebasePointRequest {
     pub backup_path: Option<String>,
     /// A point that it stands on, next or further down; null: it is to stand alone.
     pub new_parent: Option<String>,
+    /// A point that is deleted next, whatever comes of this call. If it is the one that this one stands on, and that is less to write,
+    /// its images take in those of this one, and get their names: it can't be restored any more then, not even after a failure.
+    pub going_point: Option<String>,
 }
 
 /// A rebase whose request was checked.
@@ -51,7 +54,8 @@ pub struct Asked {
 #[derive(Debug)]
 pub(super) enum Subject {
     Image(RepoPath, Option<RepoPath>),
-    AllDisks(Option<PointPath>),
+    /// At last the point that is deleted next.
+    AllDisks(Option<PointPath>, Option<PointPath>),
 }
 
 impl RebaseBackupRequest {
@@ -80,7 +84,11 @@ impl RebasePointRequest {
         if onto.as_ref() == Some(&point) {
             return Err(Error::invalid("newParent", "is the point itself"));
         }
-        Ok(Asked { job: self.job, export, point, subject: Subject::AllDisks(onto) })
+        let going = self.going_point.map(|path| PointPath::parse("goingPoint", &path)).transpose()?;
+        if going.as_ref().is_some_and(|going| *going == point || Some(going) == onto.as_ref()) {
+            return Err(Error::invalid("goingPoint", "is the point itself, or its new parent"));
+        }
+        Ok(Asked { job: self.job, export, point, subject: Subject::AllDisks(onto, going) })
     }
 }
 
@@ -89,11 +97,19 @@ impl Subject {
     pub(super) fn operation(&self) -> &'static str {
         match self {
             Subject::Image(..) => "rebaseBackup",
-            Subject::AllDisks(_) => "rebasePoint",
+            Subject::AllDisks(..) => "rebasePoint",
         }
     }
 
-    /// The disks of `point` that are rebased, each with what it is to stand on.
+    /// The point that is deleted next.
+    pub(super) fn going(&self) -> Option<&PointPath> {
+        match self {
+            Subject::AllDisks(_, going) => going.as_ref(),
+            Subject::Image(..) => None,
+        }
+    }
+
+    /// The disks of `point` that are rebased, each with what it is to stand on; none if all have become another point's.
     pub(super) fn disks(&self, root: &Folder, point: &PointPath) -> Result<Vec<RebasedDisk>> {
         match self {
             Subject::Image(image, onto) => {
@@ -101,7 +117,7 @@ impl Subject {
                 let position = onto.as_ref().map(|onto| ancestor(&chain, onto)).transpose()?;
                 Ok(vec![RebasedDisk::new(chain, position)])
             }
-            Subject::AllDisks(onto) => all_disks(root, point, onto.as_ref()),
+            Subject::AllDisks(onto, _) => all_disks(root, point, onto.as_ref()),
         }
     }
 }
@@ -116,13 +132,26 @@ fn ancestor(chain: &[Link], onto: &RepoPath) -> Result<usize> {
     })
 }
 
+/// True if the image has become another's, for its point is being deleted.
+fn has_gone(root: &Folder, point: &PointPath, image: &RepoPath) -> Result<bool> {
+    let manifest = Manifest::read_sound(&root.open_dir(&point.folder())?, point)?;
+    let mut disks = manifest.into_iter().flat_map(|manifest| manifest.disks);
+    Ok(disks.any(|disk| disk.file == image.name() && disk.goes_into.is_some()))
+}
+
 /// A disk that came later than the new parent has no image there, and is to stand alone; a point of which no disk stands on
 /// the new parent is not to be rebased onto it.
 fn all_disks(root: &Folder, point: &PointPath, parent: Option<&PointPath>) -> Result<Vec<RebasedDisk>> {
     let mut disks = Vec::new();
     let mut found = false;
     for image in images(root, point)? {
-        let chain = open_chain(root, &image)?;
+        let chain = match open_chain(root, &image) {
+            Err(error) if error.code == Code::NotFound && has_gone(root, point, &image)? => {
+                found = true;
+                continue;
+            }
+            chain => chain?,
+        };
         let position = parent.and_then(|parent| chain.iter().position(|link| link.path.is_in(&parent.folder())));
         found |= position.is_some();
         disks.push(RebasedDisk::new(chain, position));

@@ -256,6 +256,7 @@ mod tests {
             lost_fingerprints: false,
             snapshot: None,
             rebasing: None,
+            goes_into: None,
         }
     }
 

@@ -145,6 +145,7 @@ impl Plan {
             lost_fingerprints: false,
             snapshot: snapshot.clone(),
             rebasing: None,
+            goes_into: None,
         };
         self.disks.iter().enumerate().map(disk).collect()
     }

@@ -14,6 +14,7 @@ use crate::error::{Code, Error, Result};
 use crate::keys::Keys;
 use crate::nas::folder::Folder;
 use crate::nas::path::{PointPath, RepoPath};
+use crate::plain::plain;
 use crate::point::fingerprints::Fingerprints;
 use crate::point::{self, DEEPEST, Link, MANIFEST, Manifest, ManifestDisk, open_with_images};
 use crate::qcow2::{self, Source};
@@ -363,7 +364,8 @@ impl Chains<'_> {
                     told.blame(Verdict::Bad, reason);
                 }
                 if record.is_unfinished() {
-                    told.blame(Verdict::Aborted, UNFINISHED.into());
+                    let why = record.goes_into.as_deref().map_or_else(|| UNFINISHED.to_owned(), going);
+                    told.blame(Verdict::Aborted, why);
                 }
             }
             None if is_asked => told.blame(Verdict::Bad, "its point's manifest does not name it".into()),
@@ -457,6 +459,11 @@ impl Chains<'_> {
             told.blame(verdict, reason);
         }
     }
+}
+
+/// What is told of an image that has become another's, or is about to.
+pub(in crate::operation) fn going(into: &str) -> String {
+    format!("its point is being deleted, and it becomes '{}': delete the point again", plain(into))
 }
 
 fn unknown(error: Error) -> (Verdict, String) {

@@ -1,0 +1,232 @@
+//! A rebase of a point whose parent is deleted next: where blocks are not shared, and the point has less than its parent, the parent's
+//! images take the places of its own.
+
+use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
+
+use nasbackup::error::{Code, Result};
+use nasbackup::nas::folder::Folder;
+use nasbackup::operation::call;
+use nasbackup::point::{Kind, Manifest, ManifestDisk, Rebasing};
+use nasbackup::qcow2::{Commit, create};
+use serde_json::{Value, json};
+
+use crate::fingerprints::KEPT;
+use crate::restore::{FILES, Points};
+
+const SIZE: u64 = 32 << 20;
+
+/// A full one, and two incrementals on it that change an eighth each.
+fn chain() -> Points {
+    Points::make(3, SIZE)
+}
+
+impl Points {
+    fn ask(&self, operation: &str, point: u32, more: Value) -> Result<Value> {
+        let mut request = json!({
+            "repository": {"type": "dir", "address": self.dir.path()},
+            "backupPath": format!("i-1/T{point}"),
+        });
+        request.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        call(operation, &request.to_string(), &mut |_| Ok(()))
+    }
+
+    /// The second point onto nothing, for the first one goes.
+    fn merge(&self) -> Value {
+        self.ask("rebasePoint", 2, json!({"goingPoint": "i-1/T1"})).unwrap()
+    }
+
+    fn inodes(&self, point: u32) -> [Option<u64>; 2] {
+        FILES.map(|file| {
+            fs::metadata(self.dir.path().join(format!("i-1/T{point}/{file}"))).ok().map(|found| found.ino())
+        })
+    }
+
+    fn manifest_of(&self, point: u32) -> Manifest {
+        Manifest::read(&self.folder_of(point)).unwrap().unwrap()
+    }
+
+    fn folder_of(&self, point: u32) -> Folder {
+        Folder::open_root(self.dir.path().join(format!("i-1/T{point}"))).unwrap()
+    }
+
+    fn tell(&self, point: u32, change: impl FnMut(&mut ManifestDisk)) {
+        let mut manifest = self.manifest_of(point);
+        manifest.disks.iter_mut().for_each(change);
+        manifest.replace(&self.folder_of(point)).unwrap();
+    }
+
+    fn verdict(&self, operation: &str, point: u32) -> Value {
+        self.ask(operation, point, json!({})).unwrap()["verdict"].clone()
+    }
+
+    /// The newest point is restored, each cluster compared with its fingerprint where it has one, and compared.
+    fn assert_restores(&self) {
+        let out = tempfile::tempdir().unwrap();
+        self.restore(out.path(), "raw").unwrap();
+        self.assert_restored(out.path(), "raw");
+    }
+
+    fn assert_first_is_refused(&self) {
+        let out = tempfile::tempdir().unwrap();
+        let volume = json!({"file": FILES[0], "output": {"path": out.path().join("x"), "format": "raw"}});
+        let refused = self.ask("restorePoint", 1, json!({"volumes": [volume]})).unwrap_err();
+        assert_eq!(refused.code, Code::NotFound, "{refused}");
+        assert!(refused.cause.contains("is being deleted"), "{refused}");
+        assert_ne!(self.verdict("verifyChain", 1), "good");
+        let listed = call(
+            "listPoints",
+            &json!({"repository": {"type": "dir", "address": self.dir.path()}}).to_string(),
+            &mut |_| Ok(()),
+        );
+        let listed = listed.unwrap();
+        assert!(listed["machines"][0]["points"][0]["problems"].to_string().contains("is being deleted"), "{listed}");
+    }
+
+    /// The first point is gone, and the others are whole.
+    fn assert_merged(&self) {
+        let manifest = self.manifest_of(2);
+        assert_eq!((manifest.kind, &manifest.parent), (Kind::Full, &None));
+        for disk in &manifest.disks {
+            assert_eq!((disk.kind, &disk.parent, &disk.rebasing), (Kind::Full, &None, &None));
+            assert_eq!((disk.fingerprints.is_some(), disk.lost_fingerprints), KEPT, "{disk:?}");
+        }
+        assert!(self.ask("deleteBackup", 1, json!({})).unwrap()["freedBytes"].as_u64().unwrap() > 0);
+        assert!(!self.dir.path().join("i-1/T1").exists());
+        for point in [2, 3] {
+            assert_eq!(self.verdict("verifyChain", point), "good");
+            assert_eq!(self.verdict("verifyData", point), "good");
+        }
+        self.assert_restores();
+    }
+}
+
+#[test]
+fn the_images_of_the_point_that_goes_take_the_places_of_those_on_them() {
+    let points = chain();
+    let below = points.inodes(1);
+    let merged = points.merge();
+    assert_eq!(points.inodes(2), below, "{merged}");
+    assert_eq!(points.inodes(1), [None; 2]);
+    let copied = merged["bytesCopied"].as_u64().unwrap();
+    assert!(copied > 0 && copied < 2 * SIZE / 6, "an eighth of each disk: {copied}");
+    let lengths: u64 =
+        FILES.iter().map(|file| fs::metadata(points.dir.path().join("i-1/T2").join(file)).unwrap().len()).sum();
+    assert_eq!(merged["size"], lengths);
+    points.assert_first_is_refused();
+
+    // what both ways make has the same fingerprints
+    let copying = chain();
+    copying.ask("rebasePoint", 2, json!({})).unwrap();
+    let hashes = |points: &Points| {
+        points.manifest_of(2).disks.into_iter().map(|disk| disk.fingerprints.unwrap().hash).collect::<Vec<_>>()
+    };
+    assert_eq!(hashes(&points), hashes(&copying));
+    points.assert_merged();
+}
+
+/// Whatever was cut off of it, all that stay read as before, and the same call again ends it.
+#[test]
+fn one_that_is_cut_off_is_ended_by_the_same_call() {
+    type Cut = fn(&Points);
+    let marked: Cut = |points| points.tell(1, |disk| disk.goes_into = Some(format!("i-1/T2/{}", disk.file)));
+    let changed: Cut = |points| FILES.iter().for_each(|file| commit(points, file));
+    let half_changed: Cut = |points| commit(points, FILES[1]);
+    let moved: Cut = |points| FILES.iter().for_each(|file| take_place(points, file));
+    let half_moved: Cut = |points| take_place(points, FILES[0]);
+    for (what, cuts) in [
+        ("begun", vec![]),
+        ("marked", vec![marked]),
+        ("one is changed", vec![marked, half_changed]),
+        ("changed", vec![marked, changed]),
+        ("one has the name", vec![marked, changed, half_moved]),
+        ("both have the name", vec![marked, changed, moved]),
+    ] {
+        println!("{what}");
+        let points = chain();
+        points.tell(2, |disk| disk.rebasing = Some(Rebasing { onto: None, point_id: None, had_fingerprints: true }));
+        cuts.iter().for_each(|cut| cut(&points));
+        points.assert_restores();
+        assert_eq!(points.verdict("verifyChain", 3), "aborted", "{what}");
+        if !cuts.is_empty() {
+            points.assert_first_is_refused();
+        }
+        points.merge();
+        points.assert_merged();
+    }
+}
+
+fn path(points: &Points, point: u32, file: &str) -> std::path::PathBuf {
+    points.dir.path().join(format!("i-1/T{point}/{file}"))
+}
+
+fn commit(points: &Points, file: &str) {
+    let below = File::options().read(true).write(true).open(path(points, 1, file)).unwrap();
+    let above = File::open(path(points, 2, file)).unwrap();
+    Commit::check(below, above, &mut |_| Ok(())).unwrap().run(&mut |_| Ok(()), &mut |_| Ok(())).unwrap();
+}
+
+fn take_place(points: &Points, file: &str) {
+    fs::rename(path(points, 1, file), path(points, 2, file)).unwrap();
+}
+
+/// What must not happen to an image on which others stand, which has another name, or of which nothing is recorded.
+#[test]
+fn where_more_than_the_point_needs_the_images_they_are_copied() {
+    type Case = (&'static str, fn(&Points));
+    let cases: [Case; 4] = [
+        ("another point stands on it", |points| {
+            let folder = points.dir.path().join("i-1/T4");
+            fs::create_dir(&folder).unwrap();
+            for file in FILES {
+                let image = File::create_new(folder.join(file)).unwrap();
+                create(&image, SIZE, Some(&format!("../T1/{file}"))).unwrap();
+            }
+        }),
+        ("an unfinished point stands on it", |points| {
+            let folder = points.dir.path().join("i-1/.partial-T4");
+            fs::create_dir(&folder).unwrap();
+            create(&File::create_new(folder.join("x.qcow2")).unwrap(), SIZE, Some(&format!("../T1/{}", FILES[0])))
+                .unwrap();
+        }),
+        ("somebody keeps its images under other names", |points| {
+            for file in FILES {
+                fs::hard_link(path(points, 1, file), points.dir.path().join(file)).unwrap();
+            }
+        }),
+        ("it has no manifest", |points| {
+            fs::remove_file(path(points, 1, "manifest.json")).unwrap();
+            let mut manifest = points.manifest_of(2);
+            manifest.parent.as_mut().unwrap().point_id.clear();
+            manifest.replace(&points.folder_of(2)).unwrap();
+        }),
+    ];
+    for (what, change) in cases {
+        let points = chain();
+        change(&points);
+        let (below, own) = (points.inodes(1), points.inodes(2));
+        let content = FILES.map(|file| fs::read(path(&points, 1, file)).unwrap());
+        points.merge();
+        assert_eq!((points.inodes(1), points.inodes(2)), (below, own), "{what}");
+        assert!(FILES.map(|file| fs::read(path(&points, 1, file)).unwrap()) == content, "{what}");
+        points.assert_restores();
+    }
+}
+
+/// One that has more than half of what its parent has takes that in.
+#[test]
+fn what_is_less_is_written() {
+    let points = chain();
+    for file in FILES {
+        // most of the first point goes
+        let below = path(&points, 1, file);
+        fs::remove_file(&below).unwrap();
+        create(&File::create_new(&below).unwrap(), SIZE, None).unwrap();
+    }
+    points.tell(1, |disk| {
+        (disk.size, disk.fingerprints) = (fs::metadata(path(&points, 1, &disk.file)).unwrap().len(), None)
+    });
+    let own = points.inodes(2);
+    points.merge();
+    assert_eq!(points.inodes(2), own);
+}
