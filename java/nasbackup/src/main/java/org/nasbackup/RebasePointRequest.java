@@ -18,12 +18,14 @@ public final class RebasePointRequest implements Request {
     private final Repository repository;
     private final String backupPath;
     private final String newParent;
+    private final String goingPoint;
 
     private RebasePointRequest(Builder builder) {
         this.job = builder.job;
         this.repository = builder.repository;
         this.backupPath = builder.backupPath;
         this.newParent = builder.newParent;
+        this.goingPoint = builder.goingPoint;
     }
 
     /** A builder with nothing set. */
@@ -38,6 +40,7 @@ public final class RebasePointRequest implements Request {
         builder.repository = repository;
         builder.backupPath = backupPath;
         builder.newParent = newParent;
+        builder.goingPoint = goingPoint;
         return builder;
     }
 
@@ -62,6 +65,14 @@ public final class RebasePointRequest implements Request {
         return newParent;
     }
 
+    /**
+     * A restore point that is deleted next, whatever comes of this call. If it is the one that this one stands on, and that is less to
+     * write, its images take the places of those of this one: it can't be restored any more then, not even after a failure.
+     */
+    public String goingPoint() {
+        return goingPoint;
+    }
+
     @Override
     public String toString() {
         return "rebasePoint " + backupPath + " onto " + newParent + " on " + repository;
@@ -73,6 +84,7 @@ public final class RebasePointRequest implements Request {
         private Repository repository;
         private String backupPath;
         private String newParent;
+        private String goingPoint;
 
         private Builder() {}
 
@@ -97,6 +109,12 @@ public final class RebasePointRequest implements Request {
         /** @see RebasePointRequest#newParent */
         public Builder newParent(String newParent) {
             this.newParent = newParent;
+            return this;
+        }
+
+        /** @see RebasePointRequest#goingPoint */
+        public Builder goingPoint(String goingPoint) {
+            this.goingPoint = goingPoint;
             return this;
         }
 

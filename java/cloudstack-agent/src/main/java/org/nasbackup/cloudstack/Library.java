@@ -105,6 +105,7 @@ public final class Library implements Operations {
                 .repository(order.repository())
                 .backupPath(order.target())
                 .newParent(order.newBacking())
+                .goingPoint(order.going())
                 .build();
     }
 

@@ -19,21 +19,24 @@ public final class RebaseOrder {
     private final Repository repository;
     private final String target;
     private final String newBacking;
+    private final String going;
     private final boolean wholePoint;
 
-    private RebaseOrder(Repository repository, String target, String newBacking, boolean wholePoint) {
+    private RebaseOrder(
+            Repository repository, String target, String newBacking, String going, boolean wholePoint) {
         this.repository = repository;
         this.target = target;
         this.newBacking = newBacking;
+        this.going = going;
         this.wholePoint = wholePoint;
     }
 
     static RebaseOrder ofImage(Repository repository, String target, String newBacking) {
-        return new RebaseOrder(repository, target, newBacking, false);
+        return new RebaseOrder(repository, target, newBacking, null, false);
     }
 
-    static RebaseOrder ofPoint(Repository repository, String target, String newBacking) {
-        return new RebaseOrder(repository, target, newBacking, true);
+    static RebaseOrder ofPoint(Repository repository, String target, String newBacking, String going) {
+        return new RebaseOrder(repository, target, newBacking, going, true);
     }
 
     public Repository repository() {
@@ -48,6 +51,11 @@ public final class RebaseOrder {
     /** A point if the target is a point, else a file; null: the target becomes a full one. */
     public String newBacking() {
         return newBacking;
+    }
+
+    /** A point that is deleted next; null: none, as far as is known. */
+    public String going() {
+        return going;
     }
 
     /** Whether the target names a restore point, and not one file of it. */

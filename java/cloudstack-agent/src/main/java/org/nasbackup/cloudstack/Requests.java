@@ -89,7 +89,8 @@ public final class Requests {
         }
         return point == null
                 ? RebaseOrder.ofImage(repository, image, given(command.getNewBackingPath()))
-                : RebaseOrder.ofPoint(repository, point, given(command.getNewParentPath()));
+                : RebaseOrder.ofPoint(
+                        repository, point, given(command.getNewParentPath()), given(command.getGoingPath()));
     }
 
     public static DeleteBackupRequest delete(DeleteBackupCommand command) {

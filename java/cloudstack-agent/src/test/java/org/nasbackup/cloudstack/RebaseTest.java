@@ -69,7 +69,7 @@ class RebaseTest {
 
     private BackupAnswer rebasePoint(String point, String newParent) {
         return rebase(RebaseBackupCommand.ofPoint(
-                point, newParent, "dir", story.nas().repository().address(), null));
+                point, newParent, null, "dir", story.nas().repository().address(), null));
     }
 
     private BackupAnswer rebaseFile(String target, String newBacking) {

@@ -245,11 +245,12 @@ class RequestsTest {
     void a_rebase_is_of_a_file_or_of_a_point(String target, String given, String backing, boolean point) {
         RebaseOrder order = Requests.rebase(
                 point
-                        ? RebaseBackupCommand.ofPoint(target, given, "cifs", "//nas/b", "vers=3")
+                        ? RebaseBackupCommand.ofPoint(target, given, "i/T2", "cifs", "//nas/b", "vers=3")
                         : new RebaseBackupCommand(target, given, "cifs", "//nas/b", "vers=3"));
         assertThat(order.target()).isEqualTo(target);
         assertThat(order.newBacking()).isEqualTo(backing);
         assertThat(order.wholePoint()).isEqualTo(point);
+        assertThat(order.going()).isEqualTo(point ? "i/T2" : null);
         assertThat(order.repository().type()).isEqualTo("cifs");
         assertThat(order.repository().address()).isEqualTo("//nas/b");
         assertThat(order.repository().options()).isEqualTo("vers=3");

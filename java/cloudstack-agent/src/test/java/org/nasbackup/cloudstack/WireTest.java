@@ -126,9 +126,9 @@ class WireTest {
     /** CloudStack's own script, when it fails at a rebase, removes what the repository holds: it must not get this one. */
     @Test
     void a_rebase_of_a_point_has_no_target_that_another_host_could_start_on() {
-        assertThat(Wire.write(RebaseBackupCommand.ofPoint("i/T3", "i/T1", "nfs", "192.0.2.9:/b", "")))
+        assertThat(Wire.write(RebaseBackupCommand.ofPoint("i/T3", "i/T1", "i/T2", "nfs", "192.0.2.9:/b", "")))
                 .isEqualTo("[{\"org.apache.cloudstack.backup.RebaseBackupCommand\":{\"backupPath\":\"i/T3\","
-                        + "\"newParentPath\":\"i/T1\"," + REPO + "\"mountOptions\":\"\"," + BASE);
+                        + "\"newParentPath\":\"i/T1\",\"goingPath\":\"i/T2\"," + REPO + "\"mountOptions\":\"\"," + BASE);
     }
 
     @Test

@@ -88,7 +88,7 @@ public final class ChainRepair {
         }
         List<Step> steps = new ArrayList<>();
         for (Point child : leaving(target, children)) {
-            steps.add(take(chain, child, chain.lowerOf(target, base, child)));
+            steps.add(take(chain, child, chain.lowerOf(target, base, child), target));
         }
         chain.remove(target);
         steps.add(Step.delete(target, chain.straighten()));
@@ -99,12 +99,12 @@ public final class ChainRepair {
      * A child that becomes a full one takes the points on it along into a chain of their own: in a chain with two full ones a
      * position would not tell from which of them it counts.
      */
-    private static Step take(Chain chain, Point child, Optional<Point> base) {
+    private static Step take(Chain chain, Point child, Optional<Point> base, Point going) {
         if (base.isEmpty()) {
-            return Step.makeFull(child, chain.split(child));
+            return Step.makeFull(child, going, chain.split(child));
         }
         chain.put(child.onto(base.get()));
-        return Step.rebase(child, base.get(), chain.straighten());
+        return Step.rebase(child, base.get(), going, chain.straighten());
     }
 
     /**

@@ -18,9 +18,10 @@ public interface RemoteRepository {
      * Puts all images of a point onto another point.
      *
      * @param newParent a point that they stand on, next or further down; null: they are to stand alone
+     * @param going a point that is deleted next: if this one stands on it, its images may become those of this one
      * @throws AgentFailure when the host may not have done it
      */
-    Rebased rebase(Point point, Point newParent);
+    Rebased rebase(Point point, Point newParent, Point going);
 
     /**
      * Removes a point; one that is gone already is a success.

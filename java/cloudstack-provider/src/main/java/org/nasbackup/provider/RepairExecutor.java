@@ -47,7 +47,7 @@ public final class RepairExecutor {
         Point point = step.point();
         if (step.kind() == Step.Kind.REBASE) {
             catalogue.begun(step);
-            catalogue.rebased(step, repository.rebase(point, step.newParent()));
+            catalogue.rebased(step, repository.rebase(point, step.newParent(), step.going()));
         } else {
             repository.delete(point);
             catalogue.deleted(step);

@@ -29,34 +29,42 @@ public final class Step {
     private final Kind kind;
     private final Point point;
     private final Point newParent;
+    private final Point going;
     private final Map<Long, Integer> positions;
     private final Map<Long, String> chains;
 
-    private Step(Kind kind, Point point, Point newParent, Map<Long, Integer> positions, Map<Long, String> chains) {
+    private Step(
+            Kind kind,
+            Point point,
+            Point newParent,
+            Point going,
+            Map<Long, Integer> positions,
+            Map<Long, String> chains) {
         this.kind = kind;
         this.point = point;
         this.newParent = newParent;
+        this.going = going;
         this.positions = Collections.unmodifiableMap(new LinkedHashMap<>(positions));
         this.chains = Collections.unmodifiableMap(new LinkedHashMap<>(chains));
     }
 
-    static Step rebase(Point point, Point newParent, Map<Long, Integer> positions) {
-        return new Step(Kind.REBASE, point, newParent, positions, Map.of());
+    static Step rebase(Point point, Point newParent, Point going, Map<Long, Integer> positions) {
+        return new Step(Kind.REBASE, point, newParent, going, positions, Map.of());
     }
 
     /** @param chain the chain that the point begins: itself and the points on it */
-    static Step makeFull(Point point, Chain chain) {
+    static Step makeFull(Point point, Point going, Chain chain) {
         Map<Long, Integer> positions = new LinkedHashMap<>();
         Map<Long, String> chains = new LinkedHashMap<>();
         for (Point member : chain.members()) {
             positions.put(member.id(), member.position());
             chains.put(member.id(), member.chainId());
         }
-        return new Step(Kind.REBASE, point, null, positions, chains);
+        return new Step(Kind.REBASE, point, null, going, positions, chains);
     }
 
     static Step delete(Point point, Map<Long, Integer> positions) {
-        return new Step(Kind.DELETE, point, null, positions, Map.of());
+        return new Step(Kind.DELETE, point, null, point, positions, Map.of());
     }
 
     public Kind kind() {
@@ -70,6 +78,11 @@ public final class Step {
     /** The new parent of a rebase; null: the point becomes a full one. */
     public Point newParent() {
         return newParent;
+    }
+
+    /** The point that a later step deletes, or this one. */
+    public Point going() {
+        return going;
     }
 
     /** The positions that are recorded with the step, by the points' ids. */

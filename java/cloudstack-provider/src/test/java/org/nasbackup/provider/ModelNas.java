@@ -21,6 +21,7 @@ import java.util.ArrayList;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.Optional;
 import java.util.TreeMap;
 
 /** Restore points as files: which blocks each image has, and which image it has as backing. */
@@ -28,6 +29,8 @@ public final class ModelNas implements RemoteRepository {
     private static final class Image {
         final Map<Integer, String> blocks = new TreeMap<>();
         String backing;
+        /** It has become the image of a point that stood on it. */
+        boolean gone;
     }
 
     private final Map<String, Map<String, Image>> points = new HashMap<>();
@@ -65,6 +68,11 @@ public final class ModelNas implements RemoteRepository {
 
     public boolean has(String path) {
         return points.containsKey(path);
+    }
+
+    /** False once images of the point have become another's. */
+    public boolean isWhole(String path) {
+        return points.get(path).values().stream().noneMatch(image -> image.gone);
     }
 
     /** Somebody removes a point's folder. */
@@ -110,17 +118,26 @@ public final class ModelNas implements RemoteRepository {
     }
 
     @Override
-    public Rebased rebase(Point point, Point newParent) {
+    public Rebased rebase(Point point, Point newParent, Point going) {
         exists(point.path());
         String goal = newParent == null ? null : newParent.path();
-        boolean found = false;
+        boolean found = !isWhole(point.path());
         for (String volume : points.get(point.path()).keySet()) {
             found |= leads(point.path(), volume, goal);
         }
         if (!found) {
             throw refused("PARENT_INVALID: no disk of " + point.path() + " stands on " + goal);
         }
-        points.get(point.path()).forEach((volume, image) -> rebase(volume, image, goal));
+        points.get(point.path()).forEach((volume, image) -> {
+            boolean stoodThere = going.path().equals(image.backing);
+            rebase(volume, image, goal);
+            if (stoodThere && childOf(going.path()).isEmpty()) {
+                Image below = points.get(going.path()).get(volume);
+                below.gone = true;
+                below.blocks.clear();
+                below.backing = null;
+            }
+        });
         return new Rebased(size(point.path()), null);
     }
 
@@ -160,13 +177,17 @@ public final class ModelNas implements RemoteRepository {
         }
     }
 
+    private Optional<String> childOf(String path) {
+        return points.keySet().stream()
+                .filter(other -> backings(other).contains(path))
+                .findFirst();
+    }
+
     @Override
     public void delete(Point point) {
-        for (String other : points.keySet()) {
-            if (backings(other).contains(point.path())) {
-                throw refused("HAS_CHILDREN: " + other + " stands on " + point.path());
-            }
-        }
+        childOf(point.path()).ifPresent(child -> {
+            throw refused("HAS_CHILDREN: " + child + " stands on " + point.path());
+        });
         meter.effect();
         points.remove(point.path());
     }

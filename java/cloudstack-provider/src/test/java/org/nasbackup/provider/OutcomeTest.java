@@ -78,7 +78,7 @@ class OutcomeTest {
     void a_deletion_tells_what_became_of_the_others(int rebased, int merged, int others, String text) {
         List<Step> steps = new ArrayList<>();
         for (int i = 0; i < rebased + merged; i++) {
-            steps.add(Step.rebase(PARENT, i < rebased ? PARENT : null, Map.of()));
+            steps.add(Step.rebase(PARENT, i < rebased ? PARENT : null, PARENT, Map.of()));
         }
         for (int i = 0; i <= others; i++) {
             steps.add(Step.delete(PARENT, Map.of()));

@@ -25,6 +25,7 @@ public class RebaseBackupCommand extends Command {
     private String newBackingPath;
     private String backupPath;
     private String newParentPath;
+    private String goingPath;
     private String backupRepoType;
     private String backupRepoAddress;
 
@@ -49,10 +50,12 @@ public class RebaseBackupCommand extends Command {
      *
      * @param backupPath the point, {@code <instance>/<timestamp>}
      * @param newParentPath the point to put it onto; null: it becomes a full one
+     * @param goingPath a point that is deleted next: if this one stands on it, its images may become those of this one; or null
      */
     public static RebaseBackupCommand ofPoint(
             String backupPath,
             String newParentPath,
+            String goingPath,
             String backupRepoType,
             String backupRepoAddress,
             String mountOptions) {
@@ -60,6 +63,7 @@ public class RebaseBackupCommand extends Command {
                 new RebaseBackupCommand(null, null, backupRepoType, backupRepoAddress, mountOptions);
         command.backupPath = backupPath;
         command.newParentPath = newParentPath;
+        command.goingPath = goingPath;
         return command;
     }
 
@@ -79,6 +83,11 @@ public class RebaseBackupCommand extends Command {
 
     public String getNewParentPath() {
         return newParentPath;
+    }
+
+    /** A point that is deleted next; null: none, as far as is known. */
+    public String getGoingPath() {
+        return goingPath;
     }
 
     public String getBackupRepoType() {

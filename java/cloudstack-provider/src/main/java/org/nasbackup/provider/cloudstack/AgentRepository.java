@@ -35,10 +35,11 @@ public final class AgentRepository implements RemoteRepository {
 
     /** Rebases the whole point by one command: the host knows the names of its images. */
     @Override
-    public Rebased rebase(Point point, Point newParent) {
+    public Rebased rebase(Point point, Point newParent, Point going) {
         BackupAnswer answer = ask(RebaseBackupCommand.ofPoint(
                 point.path(),
                 newParent == null ? null : newParent.path(),
+                going.path(),
                 repository.getType(),
                 repository.getAddress(),
                 repository.getMountOptions()));

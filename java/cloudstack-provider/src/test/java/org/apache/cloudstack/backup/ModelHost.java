@@ -184,7 +184,8 @@ final class ModelHost implements Agents {
         BackupAnswer answer = new BackupAnswer(command, true, null);
         if (command instanceof RebaseBackupCommand) {
             RebaseBackupCommand rebase = (RebaseBackupCommand) command;
-            Rebased rebased = nas.rebase(point(rebase.getBackupPath()), point(rebase.getNewParentPath()));
+            Rebased rebased = nas.rebase(
+                    point(rebase.getBackupPath()), point(rebase.getNewParentPath()), point(rebase.getGoingPath()));
             answer.setSize(rebased.size());
             answer.setMac(mac());
         } else if (command instanceof DeleteBackupCommand) {

@@ -526,7 +526,8 @@ class NASBackupProviderTest {
                 .hasMessageContaining("host kvm21")
                 .hasMessageContaining("left to do: ");
         for (Backup row : site.rows()) {
-            if (site.nas.has(row.getExternalId())) {
+            boolean goes = row.getId() == taken.get(2).getId();
+            if (site.nas.has(row.getExternalId()) && (site.nas.isWhole(row.getExternalId()) || !goes)) {
                 assertThat(site.nas.read(row.getExternalId())).isEqualTo(site.contents.get(row.getExternalId()));
             }
         }
