@@ -67,7 +67,9 @@ impl Committable {
 fn may_be_committed(record: &PointRecord, disk: &RebasedDisk, going: &PointPath) -> bool {
     let [below] = disk.absorbed() else { return false };
     let is_sound = record.recorded(&below.path).is_some_and(|recorded| !recorded.is_unfinished());
+    let is_signed = record.manifest_of(&going.folder()).is_some_and(|manifest| manifest.mac.is_some());
     is_sound
+        && !is_signed
         && record.of(disk).is_some()
         && below.path.is_in(&going.folder())
         && below.path.name() == disk.chain[0].path.name()

@@ -75,6 +75,11 @@ impl PointRecord {
         disks.find(|disk| disk.file == image.chain[0].path.name()).cloned()
     }
 
+    /// The manifest of the point in `folder`, as it was before this call.
+    pub(super) fn manifest_of(&self, folder: &RepoPath) -> Option<&Manifest> {
+        self.judged.manifest(folder)
+    }
+
     /// What was recorded of an image before this call.
     pub(super) fn recorded(&self, image: &RepoPath) -> Option<&ManifestDisk> {
         self.judged.record(image)
