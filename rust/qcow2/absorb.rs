@@ -122,10 +122,7 @@ impl Sources {
             if batch.pieces.is_empty() {
                 return Ok(pulse(self.at(Phase::NameBackingFile, self.total))?);
             }
-            batch.place(editor)?;
-            self.move_data(editor, &mut batch, pulse)?;
-            self.chain.check_whole()?;
-            batch.pieces.sort_unstable_by_key(|piece| piece.guest);
+            self.move_batch(editor, &mut batch, pulse)?;
             editor.commit(&batch.pieces)?;
             batch = batch.next();
         }

@@ -126,8 +126,21 @@ impl Sources {
         Progress { phase, done, total: self.total }
     }
 
-    /// Moves the data of the batch.
-    pub(super) fn move_data<T: Storage>(
+    /// Gives the pieces of the batch places in the target, and moves their data. They are in order of the guest's disk then.
+    pub(super) fn move_batch<T: Storage>(
+        &mut self,
+        editor: &mut Editor<T>,
+        batch: &mut Batch,
+        pulse: &mut RebasePulse<'_>,
+    ) -> Result<(), ImageFailure> {
+        batch.place(editor)?;
+        self.move_data(editor, batch, pulse)?;
+        self.chain.check_whole()?;
+        batch.pieces.sort_unstable_by_key(|piece| piece.guest);
+        Ok(())
+    }
+
+    fn move_data<T: Storage>(
         &mut self,
         editor: &mut Editor<T>,
         batch: &mut Batch,
@@ -264,7 +277,7 @@ impl Batch {
 
     /// Chooses places in the target, in the order of the sources' files. So data that lie together in a source lie together in the
     /// target, and are moved by one call, however they are scattered over the guest's disk.
-    pub(super) fn place<T: Storage>(&mut self, editor: &mut Editor<T>) -> Result<(), Error> {
+    fn place<T: Storage>(&mut self, editor: &mut Editor<T>) -> Result<(), Error> {
         let cluster = editor.image.cluster_size();
         self.pieces.sort_unstable_by_key(|piece| match piece.content {
             FillSource::Image { index, offset } => (0, index, offset),

@@ -105,11 +105,8 @@ impl Sources {
             if batch.pieces.is_empty() {
                 return Ok(());
             }
-            batch.place(editor)?;
-            self.move_data(editor, &mut batch, pulse)?;
-            self.chain.check_whole()?;
+            self.move_batch(editor, &mut batch, pulse)?;
             before_change(self.at(Phase::Absorb, batch.start))?;
-            batch.pieces.sort_unstable_by_key(|piece| piece.guest);
             editor.commit(&batch.pieces)?;
             batch = batch.next();
         }
