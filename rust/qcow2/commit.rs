@@ -57,19 +57,14 @@ impl<T: Storage> Commit<T> {
         Ok(Commit { target: Target::Untouched(target, found), sources })
     }
 
-    /// Takes in all that the image above has, durably, and gives back the room of what that covers. `before_change` is called before
-    /// what the image reads as may change.
-    pub fn run(
-        &mut self,
-        pulse: &mut RebasePulse<'_>,
-        before_change: &mut RebasePulse<'_>,
-    ) -> Result<Moved, ImageFailure> {
+    /// Takes in all that the image above has, durably, and gives back the room of what that covers.
+    pub fn run(&mut self, pulse: &mut RebasePulse<'_>) -> Result<Moved, ImageFailure> {
         pulse(self.sources.at(Phase::TakeBackUnused, 0))?;
         let (image, found) = self.target.take().map_err(of_below)?;
         // what the survey has read may have been written by a killed process, and not be durable yet
         image.storage.sync().map_err(of_below)?;
         let mut editor = Editor::begin(image, found, false).map_err(of_below)?.replacing();
-        if let Err(failure) = self.sources.put_over(&mut editor, pulse, before_change) {
+        if let Err(failure) = self.sources.put_over(&mut editor, pulse) {
             self.target = Target::Changing(editor);
             return Err(swapped(failure));
         }
@@ -97,7 +92,6 @@ impl Sources {
         &mut self,
         editor: &mut Editor<T>,
         pulse: &mut RebasePulse<'_>,
-        before_change: &mut RebasePulse<'_>,
     ) -> Result<(), ImageFailure> {
         let mut batch = Batch::default();
         loop {
@@ -106,7 +100,6 @@ impl Sources {
                 return Ok(());
             }
             self.move_batch(editor, &mut batch, pulse)?;
-            before_change(self.at(Phase::Absorb, batch.start))?;
             editor.commit(&batch.pieces)?;
             batch = batch.next();
         }

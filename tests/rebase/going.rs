@@ -3,6 +3,9 @@
 
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 use nasbackup::error::{Code, Result};
 use nasbackup::nas::folder::Folder;
@@ -21,14 +24,18 @@ fn chain() -> Points {
     Points::make(3, SIZE)
 }
 
+fn ask(folder: &Path, operation: &str, point: u32, more: Value) -> Result<Value> {
+    let mut request = json!({
+        "repository": {"type": "dir", "address": folder},
+        "backupPath": format!("i-1/T{point}"),
+    });
+    request.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    call(operation, &request.to_string(), &mut |_| Ok(()))
+}
+
 impl Points {
     fn ask(&self, operation: &str, point: u32, more: Value) -> Result<Value> {
-        let mut request = json!({
-            "repository": {"type": "dir", "address": self.dir.path()},
-            "backupPath": format!("i-1/T{point}"),
-        });
-        request.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-        call(operation, &request.to_string(), &mut |_| Ok(()))
+        ask(self.dir.path(), operation, point, more)
     }
 
     /// The second point onto nothing, for the first one goes.
@@ -163,7 +170,7 @@ fn path(points: &Points, point: u32, file: &str) -> std::path::PathBuf {
 fn commit(points: &Points, file: &str) {
     let below = File::options().read(true).write(true).open(path(points, 1, file)).unwrap();
     let above = File::open(path(points, 2, file)).unwrap();
-    Commit::check(below, above, &mut |_| Ok(())).unwrap().run(&mut |_| Ok(()), &mut |_| Ok(())).unwrap();
+    Commit::check(below, above, &mut |_| Ok(())).unwrap().run(&mut |_| Ok(())).unwrap();
 }
 
 fn take_place(points: &Points, file: &str) {
@@ -229,4 +236,73 @@ fn what_is_less_is_written() {
     let own = points.inodes(2);
     points.merge();
     assert_eq!(points.inodes(2), own);
+}
+
+/// Merges the points in a folder, in a process that a test has begun.
+#[test]
+fn agent() {
+    let Ok(folder) = std::env::var("NASBACKUP_TEST_MERGE") else { return };
+    ask(Path::new(&folder), "rebasePoint", 2, json!({"goingPoint": "i-1/T1"})).unwrap();
+}
+
+/// The merge by another process, for which no file may become much longer than the images of the first point: a longer write fails,
+/// or kills the process.
+fn merge_in_little_room(points: &Points, is_killed: bool) {
+    let lengths = FILES.map(|file| fs::metadata(path(points, 1, file)).unwrap().len());
+    let most = lengths.iter().min().unwrap() + (100 << 10);
+    let mut agent = Command::new("prlimit");
+    agent.args(["--core=0", &format!("--fsize={most}"), "sh", "-c"]);
+    agent.arg(if is_killed { "exec \"$0\" \"$@\"" } else { "trap '' XFSZ; exec \"$0\" \"$@\"" });
+    agent.arg(std::env::current_exe().unwrap()).args(["going::agent", "--exact", "-q"]);
+    let status = agent.env("NASBACKUP_TEST_MERGE", points.dir.path()).stdout(Stdio::null()).status().unwrap();
+    assert_eq!(status.signal(), is_killed.then_some(libc::SIGXFSZ), "{status}");
+    assert!(!status.success());
+}
+
+#[test]
+fn one_that_is_killed_while_it_writes_leaves_what_stays_readable() {
+    let points = chain();
+    merge_in_little_room(&points, true);
+    points.assert_restores();
+    points.assert_first_is_refused();
+    points.merge();
+    points.assert_merged();
+}
+
+#[test]
+fn one_that_fails_while_it_writes_takes_all_back() {
+    let points = chain();
+    let content = || [1, 2].map(|point| FILES.map(|file| fs::read(path(&points, point, file)).unwrap()));
+    let (images, manifest, below) = (content(), points.manifest_of(1), points.inodes(1));
+    merge_in_little_room(&points, false);
+    assert!(content() == images);
+    assert_eq!(points.manifest_of(1), manifest);
+    for point in 1..=3 {
+        assert_eq!(points.verdict("verifyData", point), "good");
+    }
+    // and what it could not do before, it does now
+    points.merge();
+    assert_eq!(points.inodes(2), below);
+    points.assert_merged();
+}
+
+/// One of the disks has nothing that is new.
+#[test]
+fn the_first_point_goes_whatever_the_second_has() {
+    let points = chain();
+    let file = FILES[1];
+    let image = path(&points, 2, file);
+    fs::remove_file(&image).unwrap();
+    create(&File::create_new(&image).unwrap(), SIZE, Some(&format!("../T1/{file}"))).unwrap();
+    points.tell(2, |disk| {
+        (disk.size, disk.fingerprints) = (fs::metadata(path(&points, 2, &disk.file)).unwrap().len(), None)
+    });
+    let below = points.inodes(1);
+    points.merge();
+    assert_eq!(points.inodes(2), below);
+    points.assert_first_is_refused();
+    // one that waits to be deleted is asked for nothing more
+    points.ask("rebasePoint", 1, json!({})).unwrap();
+    points.ask("deleteBackup", 1, json!({})).unwrap();
+    assert_eq!(points.verdict("verifyChain", 3), "good");
 }

@@ -47,11 +47,6 @@ impl Journal {
         self.failing(after, errno)
     }
 
-    /// How many changes were made.
-    pub(crate) fn changes(&self) -> usize {
-        self.state.lock().unwrap().log.len()
-    }
-
     pub(crate) fn into_parts(self) -> (Vec<u8>, Vec<Op>) {
         let state = self.state.into_inner().unwrap();
         (state.content, state.log)

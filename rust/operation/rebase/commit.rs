@@ -12,7 +12,7 @@ use super::record::PointRecord;
 use super::telling::Telling;
 use crate::apart::Apart;
 use crate::config;
-use crate::error::{Code, Error, Result, Stopped};
+use crate::error::{Code, Error, Result};
 use crate::fs_kind::FsKind;
 use crate::nas::folder::open_same_for_writing;
 use crate::nas::instance::Instance;
@@ -104,31 +104,29 @@ fn take_in(held: &Instance, disk: &RebasedDisk, below: Apart, pulse: &Pulse) -> 
     let target = Guarded::new(Direct::new(below), held);
     let checked = Commit::check(target, source, &mut |progress| tell.of(progress));
     let mut commit = checked.map_err(|failure| tell.explain(disk, failure))?;
-    let mut unmarked = None;
-    let mut before_change = |_| {
-        mark(held, at, &above.path).map_err(|error| {
-            unmarked = Some(error);
-            Stopped
-        })
-    };
-    let done = commit.run(&mut |progress| tell.of(progress), &mut before_change);
+    // before anything is written: an image that is longer than its manifest says is served to nobody, nor is what stands on it
+    mark(held, at, Some(&above.path))?;
+    let done = commit.run(&mut |progress| tell.of(progress));
     done.map_err(|failure| {
-        let error = unmarked.unwrap_or_else(|| tell.explain(disk, failure));
-        if let Err(left) = abandon(held, commit, at) {
+        let error = tell.explain(disk, failure);
+        if let Err(left) = abandon(held, commit, &disk.chain[1]) {
             log::warn!("'{at}' is sound, and not quite as it was: {left}");
         }
         error
     })
 }
 
-/// Nothing is taken back once another host has the lock.
-fn abandon(held: &Instance, commit: Commit<Guarded<Direct<Apart>>>, at: &RepoPath) -> Result<()> {
+/// Nothing is taken back once another host has the lock. An image that is again what it was keeps its place.
+fn abandon(held: &Instance, commit: Commit<Guarded<Direct<Apart>>>, below: &Link) -> Result<()> {
     held.fence()?;
-    commit.abandon().map_err(|e| e.at("take back what was written", at.as_str()))
+    let has_changed = commit.has_changed();
+    commit.abandon().map_err(|e| e.at("take back what was written", below.path.as_str()))?;
+    below.sync()?;
+    if has_changed { Ok(()) } else { mark(held, &below.path, None) }
 }
 
 /// Lets the manifest of the point below say, durably, which image takes the place of its own.
-fn mark(held: &Instance, below: &RepoPath, above: &RepoPath) -> Result<()> {
+fn mark(held: &Instance, below: &RepoPath, into: Option<&RepoPath>) -> Result<()> {
     const STEP: &str = "write the manifest of the point below";
     let untold = || Error::new(Code::CorruptImage, STEP, format!("no manifest tells of '{below}'"));
     let folder = below.parent().ok_or_else(untold)?;
@@ -136,12 +134,9 @@ fn mark(held: &Instance, below: &RepoPath, above: &RepoPath) -> Result<()> {
     let mut manifest =
         Manifest::read_sound(&opened, &PointPath::parse("parent", folder.as_str())?)?.ok_or_else(untold)?;
     let disk = manifest.disks.iter_mut().find(|disk| disk.file == below.name()).ok_or_else(untold)?;
-    if disk.goes_into.is_none() {
-        disk.goes_into = Some(above.to_string());
-        held.fence()?;
-        manifest.replace(&opened)?;
-    }
-    Ok(())
+    disk.goes_into = into.map(RepoPath::to_string);
+    held.fence()?;
+    manifest.replace(&opened).map(drop)
 }
 
 /// Gives the image below the name of the disk's own, whose file is closed before.
