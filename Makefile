@@ -118,8 +118,8 @@ soak: BACKUPS ?= 1000
 soak: HANGS ?= 3
 soak: prerequisites
 	rm -rf $(NASBACKUP_SOAK_REPORT) && mkdir -p $(NASBACKUP_SOAK_REPORT)
-	NASBACKUP_SOAK_BACKUPS=$(BACKUPS) cargo test --features test-hooks --no-fail-fast --test crash --test load || true
-	tests/soak-report $(NASBACKUP_SOAK_REPORT)
+	NASBACKUP_SOAK_BACKUPS=$(BACKUPS) cargo test --features test-hooks --no-fail-fast --test crash --test load; tested=$$?; \
+		tests/soak-report $(NASBACKUP_SOAK_REPORT) && exit $$tested
 	cargo test --features test-hooks --no-fail-fast --test libvirtd --test take_backup --test pull -- --ignored
 	for hang in $$(seq $(HANGS)); do cargo test --features test-hooks --test real_nas -- --ignored hangs:: || exit 1; done
 	$(MAKE) bench BENCH_SECTIONS=growth BENCH_LONG=1
