@@ -157,7 +157,6 @@ impl Chain {
         self.ask("rebasePoint", 1, going).unwrap();
         self.delete(0).unwrap();
         self.assert_good();
-        self.delete(1).unwrap();
         self.delete(0).unwrap();
         let left = crate::support::listing(self.nas.root());
         assert!(left.iter().all(|(path, _)| !path.to_str().unwrap().contains("/T")), "{left:?}");
