@@ -36,14 +36,14 @@ import org.nasbackup.lab.Samples.Sample;
 final class Rebases implements Operation {
     private static final long CLUSTER = 65536;
     private static final long MIB = 1 << 20;
-    private static final long DISK = 8L << 30;
+    static final long DISK = 8L << 30;
     private static final long ABSORBED = 740 * MIB;
 
     private final Site site;
     private final String name;
-    private final String base;
-    private final String middle;
-    private final String target;
+    final String base;
+    final String middle;
+    final String target;
 
     Rebases(Site site, String name, int runs) {
         this.site = site;
@@ -66,7 +66,7 @@ final class Rebases implements Operation {
                 base,
                 places.stream().map(at -> "write -q -P " + (at % 255 + 1) + " " + at * stride + " " + length));
         image(target, middle, Stream.of("write -q -P 9 1M 4M"));
-        Lab.run("cp", "" + at(target), "" + pristine());
+        Lab.run("cp", "" + at(target), "" + pristine(target));
     }
 
     private void image(String file, String backing, Stream<String> writes) {
@@ -92,7 +92,7 @@ final class Rebases implements Operation {
         }
     }
 
-    private Path at(String file) {
+    Path at(String file) {
         return site.nas.folder().at(file);
     }
 
@@ -101,9 +101,14 @@ final class Rebases implements Operation {
         return "../" + file.substring(file.indexOf('/') + 1);
     }
 
-    /** What the target was, beside it. */
-    private Path pristine() {
-        return at(target).resolveSibling("pristine");
+    /** What the file was, beside it. */
+    Path pristine(String file) {
+        return at(file).resolveSibling("pristine");
+    }
+
+    /** The file is what it was. */
+    void putBack(String file) {
+        Lab.run("cp", "--reflink=never", "" + pristine(file), "" + at(file));
     }
 
     @Override
@@ -113,7 +118,7 @@ final class Rebases implements Operation {
 
     @Override
     public void before(Rival rival) {
-        Lab.run("cp", "--reflink=never", "" + pristine(), "" + at(target));
+        putBack(target);
     }
 
     @Override
@@ -136,7 +141,7 @@ final class Rebases implements Operation {
     public void check(Rival rival) {
         String backing = Lab.run("qemu-img", "info", "" + at(target));
         Site.require(backing.contains("backing file: " + relative(base)), backing);
-        Lab.run("qemu-img", "compare", "-q", "-f", "qcow2", "-F", "qcow2", "" + pristine(), "" + at(target));
+        Lab.run("qemu-img", "compare", "-q", "-f", "qcow2", "-F", "qcow2", "" + pristine(target), "" + at(target));
         Lab.run("qemu-img", "check", "-q", "-f", "qcow2", "" + at(target));
     }
 }
