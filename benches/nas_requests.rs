@@ -1,7 +1,7 @@
 //! What operations ask of an NFS server, by the client's own count (`/proc/self/mountstats`): in `tests/vm/run`, NFS 4.2, two small
 //! disks, by push and by pull, a chain that grows to nine points and is then thinned out. A count has no spread: once is enough.
-//! Then how long an incremental takes with a server that is some milliseconds away, and a rebase, against `qemu-img`, also by protocols
-//! and on file systems that share no blocks: `cargo bench --bench nas_requests rebase` for these alone.
+//! Then how long an incremental takes with a server that is some milliseconds away, and a rebase and a merge, against `qemu-img`, also by
+//! protocols and on file systems that share no blocks: `cargo bench --bench nas_requests rebase` for these alone.
 //!
 //! `NASBACKUP_SHOW_REQUESTS="incremental by pull"` shows instead each request of this operation, in order, with the name of its file, and when
 //! it was sent and answered; `"incremental 20 ms away by pull"` from afar.
@@ -16,6 +16,7 @@ mod served;
 mod support;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Mutex;
 use std::time::Instant;
 
@@ -62,7 +63,7 @@ impl Trace {
 
     fn begin(shown: bool) -> Trace {
         let trace = |file: &str, text: &str| std::fs::write(format!("{}/{file}", Trace::AT), text).unwrap();
-        if !std::path::Path::new(Trace::AT).join("trace").exists() {
+        if !Path::new(Trace::AT).join("trace").exists() {
             run("mount", ["-t", "tracefs", "tracefs", Trace::AT]);
         }
         trace("buffer_size_kb", "8192");
@@ -214,7 +215,8 @@ impl Chain {
     /// Takes a point out of the middle until two are left.
     fn thin_out(&mut self) {
         while self.story.points.len() > 2 {
-            self.ask("rebasePoint", json!({"backupPath": self.path(2), "newParent": self.path(0)}));
+            let (point, parent, going) = (self.path(2), self.path(0), self.path(1));
+            self.ask("rebasePoint", json!({"backupPath": point, "newParent": parent, "goingPoint": going}));
             self.ask("deleteBackup", json!({"backupPath": self.path(1)}));
             self.story.points.remove(1).discard();
         }
@@ -252,7 +254,37 @@ fn time_incrementals(engine: &str) {
     run("tc", ["qdisc", "del", "dev", "lo", "root"]);
 }
 
-/// How long a rebase takes by `qemu-img` and by us, cold and synced, in turns.
+/// How a machine's points come back.
+const PUT_BACK: &str = "rm -rf i-1; mkdir i-1; cp -rl points/T0 i-1; cp -r points/T1 points/T2 i-1";
+
+/// Whether a merge has made the same.
+const COMPARE_MERGED: &str =
+    "qemu-img compare -q -f qcow2 -F qcow2 theirs i-1/T2/x.qcow2; qemu-img check -q i-1/T2/x.qcow2";
+
+/// Makes points of the three images, with manifests as those of older versions are, without checksums.
+fn make_points(server: &Path, virtual_size: u64) {
+    const IMAGES: [&str; 3] = ["base", "middle", "target"];
+    for (at, image) in IMAGES.into_iter().enumerate() {
+        let below = at.checked_sub(1);
+        let (kind, put, stand) = match below {
+            None => ("full", "ln", "true".into()),
+            Some(below) => {
+                ("incremental", "cp", format!("qemu-img rebase -u -f qcow2 -F qcow2 -b ../T{below}/x.qcow2 x.qcow2"))
+            }
+        };
+        let folder = format!("points/T{at}");
+        shell(server, &format!("mkdir -p {folder}; {put} {image}.qcow2 {folder}/x.qcow2; cd {folder}; {stand}"))
+            .unwrap();
+        let size = std::fs::metadata(server.join(&folder).join("x.qcow2")).unwrap().len();
+        let disk = json!({"volume": "x", "file": "x.qcow2", "kind": kind, "size": size, "virtualSize": virtual_size});
+        let parent = below.map(|below| json!({"backupPath": format!("i-1/T{below}"), "pointId": IMAGES[below]}));
+        let manifest = json!({"version": 1, "pointId": image, "vmName": "i-1", "when": "2026-01-02T03:04:05Z",
+            "kind": kind, "engine": "pull", "parent": parent, "disks": [disk]});
+        std::fs::write(server.join(&folder).join("manifest.json"), manifest.to_string()).unwrap();
+    }
+}
+
+/// How long a rebase takes by `qemu-img` and by us, also as a deletion of the parent asks for it, cold and synced, in turns.
 fn time_rebases(what: &str, nas: Nas, runs: u64, delays: &[u64]) {
     support::init();
     let export = Repository::check(Some(nas.repository())).unwrap();
@@ -260,9 +292,12 @@ fn time_rebases(what: &str, nas: Nas, runs: u64, delays: &[u64]) {
     let (server, client) = (nas.root(), &session.root().path);
     let shape = Shape { disk: 2 << 30, absorbed: ABSORBED * MIB, runs: ABSORBED, base: 640 };
     absorbed::make(server, &shape).unwrap();
+    make_points(server, shape.disk);
+    let merge = json!({"repository": repository_json(&nas.repository()), "backupPath": "i-1/T2", "newParent": "i-1/T0",
+        "goingPoint": "i-1/T1"});
     run("modprobe", ["sch_netem"]);
-    let time = |run: u64, delay: u64, who: &str, act: &dyn Fn()| {
-        shell(server, &format!("cp target.qcow2 {who}; sync; echo 3 > /proc/sys/vm/drop_caches")).unwrap();
+    let time = |run: u64, delay: u64, who: &str, before: &str, act: &dyn Fn()| {
+        shell(server, &format!("{before}; sync; echo 3 > /proc/sys/vm/drop_caches")).unwrap();
         delay_network(delay);
         let begun = Instant::now();
         act();
@@ -274,15 +309,19 @@ fn time_rebases(what: &str, nas: Nas, runs: u64, delays: &[u64]) {
         );
     };
     for (run, delay) in (0..runs).flat_map(|run| delays.iter().map(move |delay| (run, *delay))) {
-        time(run, delay, "theirs", &|| _ = shell(client, absorbed::BY_QEMU).unwrap());
-        time(run, delay, "ours", &|| _ = absorbed::absorb(client).unwrap());
+        time(run, delay, "theirs", "cp target.qcow2 theirs", &|| _ = shell(client, absorbed::BY_QEMU).unwrap());
+        time(run, delay, "ours", "cp target.qcow2 ours", &|| _ = absorbed::absorb(client).unwrap());
+        time(run, delay, "merge", PUT_BACK, &|| _ = ask("rebasePoint", &merge));
+        let stays = what.contains("XFS") || what.contains("CIFS");
+        assert_eq!(server.join("i-1/T1/x.qcow2").exists(), stays, "the parent's image takes the place of its child's");
         if run == 0 {
             shell(server, absorbed::COMPARE).unwrap();
+            shell(server, COMPARE_MERGED).unwrap();
         }
         shell(server, "rm theirs ours").unwrap();
     }
     run("tc", ["qdisc", "del", "dev", "lo", "root"]);
-    shell(server, "rm *").unwrap();
+    shell(server, "rm -r *").unwrap();
 }
 
 /// By a protocol with a copy on the server, and by one without.
