@@ -20,6 +20,7 @@ use crate::nas::removal::{self, DELETED};
 use crate::nas::repository::{Export, Repository};
 use crate::nas::session::Session;
 use crate::nas::{denied, health};
+use crate::point::{MANIFEST, Manifest};
 use crate::qcow2;
 use crate::work::deadline;
 use crate::work::job::{self, Job, JobGuard};
@@ -157,6 +158,9 @@ fn find(session: Session, point: &PointPath, job: &Job) -> Result<Option<Deletab
             format!("'{point}' is needed by: {}", children.join(", ")),
         ));
     }
+    if published {
+        refuse_last(&instance, point)?;
+    }
     Ok(Some(Deletable { instance, published, listed }))
 }
 
@@ -236,6 +240,31 @@ pub(super) fn children(instance: &Folder, point: &PointPath, listed: &[OsString]
     let others: Vec<_> = listed.iter().filter(|folder| own.iter().all(|name| *folder != name.as_str())).collect();
     let found = side_by_side(CHILDREN, LOOKED_INTO, others, |folder| children_in(instance, folder, point));
     found.into_iter().collect::<Result<Vec<_>>>().map(|children| children.concat())
+}
+
+/// `CORRUPT_IMAGE` if an image of the point was about to take the place of one that is not there, though its point is: a rename that a
+/// crash has cut off may have left nothing else of it.
+fn refuse_last(instance: &Instance, point: &PointPath) -> Result<()> {
+    let folder = instance.point(point)?;
+    let manifest = match Manifest::read_sound(&folder, point) {
+        // a point whose manifest tells nothing goes, too
+        Err(_) if folder.kind(MANIFEST)? != Some(FileType::RegularFile) => None,
+        Err(error) if error.code == Code::CorruptImage => None,
+        read => read?,
+    };
+    for disk in manifest.into_iter().flat_map(|manifest| manifest.disks) {
+        let Some(into) = disk.goes_into.and_then(|into| RepoPath::parse("image", &into).ok()) else { continue };
+        let there = match into.parent().map(|parent| instance.root().open_dir(&parent)) {
+            Some(Err(error)) if error.code == Code::NotFound => continue,
+            Some(opened) => opened?,
+            None => continue,
+        };
+        if there.kind(into.name())?.is_none() && folder.kind(&disk.file)?.is_some() {
+            let cause = format!("'{into}' is not there, and '{point}/{}' may be all that is left of it", disk.file);
+            return Err(Error::new(Code::CorruptImage, CHILDREN, cause));
+        }
+    }
+    Ok(())
 }
 
 /// The images in a `folder` of the instance that name a file of the point as their backing file.
