@@ -15,7 +15,7 @@ use nasbackup::qcow2::{Commit, create};
 use serde_json::{Value, json};
 
 use crate::fingerprints::KEPT;
-use crate::restore::{FILES, Points};
+use crate::restore::{FILES, Points, content};
 
 const SIZE: u64 = 32 << 20;
 
@@ -305,4 +305,94 @@ fn the_first_point_goes_whatever_the_second_has() {
     points.ask("rebasePoint", 1, json!({})).unwrap();
     points.ask("deleteBackup", 1, json!({})).unwrap();
     assert_eq!(points.verdict("verifyChain", 3), "good");
+}
+
+/// A client of NFS that has an image open gives it another name before a second one gets its name.
+#[test]
+fn what_may_be_all_that_is_left_of_an_image_stays() {
+    let points = chain();
+    points.tell(2, |disk| disk.rebasing = Some(Rebasing { onto: None, point_id: None, had_fingerprints: true }));
+    points.tell(1, |disk| disk.goes_into = Some(format!("i-1/T2/{}", disk.file)));
+    for file in FILES {
+        commit(&points, file);
+        fs::rename(path(&points, 2, file), path(&points, 2, &format!(".nfs-{file}.0001"))).unwrap();
+    }
+    let refused = points.ask("deleteBackup", 1, json!({})).unwrap_err();
+    assert_eq!(refused.code, Code::CorruptImage, "{refused}");
+    assert!(refused.cause.contains("may be all that is left of it"), "{refused}");
+    FILES.iter().for_each(|file| take_place(&points, file));
+    points.merge();
+    points.assert_merged();
+
+    // one that goes with its point keeps nothing
+    let points = chain();
+    points.tell(1, |disk| disk.goes_into = Some(format!("i-1/T2/{}", disk.file)));
+    [3, 2, 1].into_iter().for_each(|point| drop(points.ask("deleteBackup", point, json!({})).unwrap()));
+}
+
+/// The third point onto the first, and only if it is the second one that goes, of which the third one's images can have the names.
+#[test]
+fn the_images_of_a_point_in_between_take_the_places_too() {
+    type Case = (&'static str, bool, &'static str, fn(&Points));
+    let cases: [Case; 4] = [
+        ("the one in between", true, "i-1/T2", |_| ()),
+        ("one that is not there", false, "i-1/T9", |_| ()),
+        ("one on which nothing of it stands", false, "i-1/T4", |_| ()),
+        ("it names what it stands on in another way", false, "i-1/T2", |points| {
+            for file in FILES {
+                let image = path(points, 2, file);
+                let name = format!("../T1/./{file}");
+                let written = Command::new("qemu-img")
+                    .args(["rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", &name])
+                    .arg(&image)
+                    .status();
+                assert!(written.unwrap().success());
+            }
+            points.tell(2, |disk| {
+                disk.size = fs::metadata(path(points, 2, &disk.file)).unwrap().len();
+                disk.fingerprints = None;
+            });
+        }),
+    ];
+    for (what, is_committed, going, change) in cases {
+        let points = Points::make(4, SIZE);
+        for file in FILES {
+            // more than it has anyway
+            let image = path(&points, 2, file);
+            let data = ["-f", "qcow2", "-c", "write -q -P 7 0 16M", "-c", "write -q -P 8 16M 8M"];
+            assert!(Command::new("qemu-io").args(data).arg(image).status().unwrap().success());
+        }
+        points.tell(2, |disk| {
+            (disk.size, disk.fingerprints) = (fs::metadata(path(&points, 2, &disk.file)).unwrap().len(), None);
+        });
+        change(&points);
+        let reads = || [3, 4].map(|point| FILES.map(|file| content(&path(&points, point, file), "qcow2")));
+        let (before, below, own) = (reads(), points.inodes(2), points.inodes(3));
+        points.ask("rebasePoint", 3, json!({"newParent": "i-1/T1", "goingPoint": going})).unwrap();
+        assert_eq!(points.inodes(3), if is_committed { below } else { own }, "{what}");
+        assert!(reads() == before, "{what}");
+        if !is_committed {
+            assert_eq!(points.verdict("verifyChain", 2), "good", "{what}");
+        }
+        points.ask("deleteBackup", 2, json!({})).unwrap();
+        assert!(reads() == before, "{what}");
+        for point in [1, 3, 4] {
+            assert_eq!(points.verdict("verifyChain", point), "good", "{what}");
+        }
+    }
+}
+
+/// What was longer than its tables say is not any more.
+#[test]
+fn one_that_fails_once_it_has_changed_the_image_below_lets_nobody_have_that() {
+    let points = chain();
+    for file in FILES {
+        let below = File::options().write(true).open(path(&points, 1, file)).unwrap();
+        below.set_len(below.metadata().unwrap().len() + (128 << 10)).unwrap();
+    }
+    points.tell(1, |disk| (disk.size, disk.fingerprints) = (disk.size + (128 << 10), None));
+    points.assert_restores();
+    merge_in_little_room(&points, false);
+    points.assert_first_is_refused();
+    points.assert_restores();
 }
