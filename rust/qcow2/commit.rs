@@ -145,7 +145,6 @@ fn free_covered<T: Storage>(storage: T, pulse: &mut Pulse<'_>) -> Result<(), Err
     let found = survey(&mut image, pulse)?;
     let (cluster, mut covered) = (image.cluster_size(), found.leaks.clone());
     let image = Editor::begin(image, found, true)?.image;
-    image.storage.sync()?;
     covered.retain_mut(|run| {
         run.end = run.end.min(image.length / cluster);
         !run.is_empty()
