@@ -87,7 +87,6 @@ pub(super) fn commit(
     let taken_in = take_in(held, &disk, below, pulse).and_then(|moved| {
         pulse.enter(Phase::Publish)?;
         record.folder().check_is("look at the image", disk.chain[0].path.name(), &disk.chain[0].file)?;
-        held.fence()?;
         Ok(moved)
     });
     match taken_in {
@@ -145,6 +144,7 @@ fn take_place(held: &Instance, record: &PointRecord, disk: RebasedDisk) -> Resul
     let folder = below.parent().ok_or_else(|| Error::invalid("parent", format!("'{below}' is in no point")))?;
     let folder = held.root().open_to_pass(folder.as_str())?;
     let disk = disk.replaced_by_below();
+    held.fence()?;
     folder.move_to(&disk.chain[0].file, below.name(), record.folder())?;
     Ok(disk)
 }
