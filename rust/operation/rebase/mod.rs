@@ -192,6 +192,9 @@ fn check(held: &Instance, record: &PointRecord, disk: &RebasedDisk, pulse: &Puls
     if config::current().keys.is_some() {
         fingerprints::check_tables(record, disk, pulse)?;
     }
+    // what a commit that was cut off has changed may not be durable, and of what stays below the image relies on that
+    let goes = |link: &&Link| record.recorded(&link.path).is_some_and(|recorded| recorded.goes_into.is_some());
+    disk.chain[1..].iter().filter(goes).try_for_each(Link::sync)?;
     let mut tell = Telling::new(held, pulse);
     let checked = disk.begin(held)?.check(&mut |progress| tell.of(progress));
     checked.map_err(|failure| tell.explain(disk, failure))
