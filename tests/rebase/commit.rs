@@ -90,6 +90,7 @@ fn whatever_reaches_the_disk_what_stands_on_it_reads_as_before() {
         let journal = Journal::new(before.clone(), seed % 2 == 0);
         pair.commit(&journal).unwrap();
         let (_, log) = journal.into_parts();
+        assert!(matches!(log.last(), Some(Op::Sync)), "its length and its tables are recorded once it has ended");
         // what is written before the second sync, no table names
         let changed_at = log.iter().enumerate().filter(|(_, op)| matches!(op, Op::Sync)).nth(1).unwrap().0;
         let mut random = Random(seed);

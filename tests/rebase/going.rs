@@ -14,6 +14,7 @@ use nasbackup::point::{Kind, Manifest, ManifestDisk, Rebasing};
 use nasbackup::qcow2::{Commit, create};
 use serde_json::{Value, json};
 
+use crate::chains::qemu_img;
 use crate::fingerprints::KEPT;
 use crate::restore::{FILES, Points, content};
 
@@ -122,9 +123,11 @@ fn the_images_of_the_point_that_goes_take_the_places_of_those_on_them() {
     assert_eq!(merged["size"], lengths);
     points.assert_first_is_refused();
 
-    // what both ways make has the same fingerprints
+    // what both ways make has the same fingerprints, and takes as much room
     let copying = chain();
     copying.ask("rebasePoint", 2, json!({})).unwrap();
+    let room = |points: &Points| FILES.map(|file| fs::metadata(path(points, 2, file)).unwrap().blocks() / 2048);
+    assert_eq!(room(&points), room(&copying));
     let hashes = |points: &Points| {
         points.manifest_of(2).disks.into_iter().map(|disk| disk.fingerprints.unwrap().hash).collect::<Vec<_>>()
     };
@@ -177,11 +180,28 @@ fn take_place(points: &Points, file: &str) {
     fs::rename(path(points, 1, file), path(points, 2, file)).unwrap();
 }
 
+/// Names what the image stands on.
+fn name_below(image: &Path, name: &str) {
+    qemu_img(image.parent().unwrap(), &["rebase", "-u", "-F", "qcow2", "-b", name, image.to_str().unwrap()]);
+}
+
 /// What must not happen to an image on which others stand, which has another name, or of which nothing is recorded.
 #[test]
 fn where_more_than_the_point_needs_the_images_they_are_copied() {
     type Case = (&'static str, fn(&Points));
-    let cases: [Case; 4] = [
+    let cases: [Case; 5] = [
+        ("the images on it have other names", |points| {
+            for file in FILES {
+                let other = format!("other.{file}");
+                fs::rename(path(points, 2, file), path(points, 2, &other)).unwrap();
+                name_below(&path(points, 3, file), &format!("../T2/{other}"));
+            }
+            points.tell(2, |disk| disk.file.insert_str(0, "other."));
+            points.tell(3, |disk| {
+                disk.parent = Some(format!("i-1/T2/other.{}", disk.file));
+                (disk.size, disk.fingerprints) = (fs::metadata(path(points, 3, &disk.file)).unwrap().len(), None);
+            });
+        }),
         ("another point stands on it", |points| {
             let folder = points.dir.path().join("i-1/T4");
             fs::create_dir(&folder).unwrap();
@@ -340,13 +360,7 @@ fn the_images_of_a_point_in_between_take_the_places_too() {
         ("one on which nothing of it stands", false, "i-1/T4", |_| ()),
         ("it names what it stands on in another way", false, "i-1/T2", |points| {
             for file in FILES {
-                let image = path(points, 2, file);
-                let name = format!("../T1/./{file}");
-                let written = Command::new("qemu-img")
-                    .args(["rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", &name])
-                    .arg(&image)
-                    .status();
-                assert!(written.unwrap().success());
+                name_below(&path(points, 2, file), &format!("../T1/./{file}"));
             }
             points.tell(2, |disk| {
                 disk.size = fs::metadata(path(points, 2, &disk.file)).unwrap().len();
