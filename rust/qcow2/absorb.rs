@@ -98,7 +98,9 @@ impl<T: Storage> Absorb<T> {
         }
         let (end, block) = (target.length.next_multiple_of(PROBE), below.length.min(PROBE));
         let shares = target.storage.clone_from(end, &below.storage, 0, block).is_ok();
-        target.storage.set_length(target.length)?;
+        if shares {
+            target.storage.set_length(target.length)?;
+        }
         Ok(!shares)
     }
 

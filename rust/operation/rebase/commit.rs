@@ -4,6 +4,7 @@
 //! From before its image changes until it is gone the manifest of the point below says which image takes its place. If that is cut
 //! off, the point is rebased without a commit.
 
+use std::cell::OnceCell;
 use std::collections::BTreeSet;
 
 use super::disk::RebasedDisk;
@@ -19,40 +20,44 @@ use crate::nas::instance::Instance;
 use crate::nas::path::{PointPath, RepoPath};
 use crate::operation::delete_backup;
 use crate::point::{Link, Manifest};
-use crate::qcow2::{Absorb, Commit, Direct, ImageFailure, Moved};
+use crate::qcow2::{Absorb, Commit, Direct, Moved};
 use crate::work::phase::Phase;
 use crate::work::worker::Pulse;
 
 /// The images that may be committed: those whose one absorbed image goes, and on which no other image stands.
-#[derive(Debug, Default)]
-pub(super) struct Committable(BTreeSet<RepoPath>);
+#[derive(Debug)]
+pub(super) struct Committable<'a> {
+    going: &'a PointPath,
+    images: BTreeSet<RepoPath>,
+    /// Whether no others stand on the point that goes. It is asked where it matters: each other point's headers tell.
+    are_alone: OnceCell<bool>,
+}
 
-impl Committable {
+impl Committable<'_> {
     /// Those of `disks` that stand on the point `going`. None where a key has to vouch for what images are: nobody could for one that a
     /// commit was cut off in. None on CIFS, whose client may remove a file before another gets its name.
-    pub(super) fn find(
+    pub(super) fn of<'a>(
         held: &Instance,
         record: &PointRecord,
         disks: &[RebasedDisk],
-        going: &PointPath,
-    ) -> Result<Committable> {
-        let own = disks.iter().filter(|disk| may_be_committed(record, disk, going)).map(|disk| &disk.chain[0].path);
-        let own: BTreeSet<_> = own.cloned().collect();
-        if own.is_empty() || config::current().keys.is_some() || FsKind::in_table(held.folder()) == FsKind::Cifs {
-            return Ok(Committable::default());
-        }
-        let children = delete_backup::children(held.folder(), going, &held.folder().names()?)?;
-        let are_own = children.iter().all(|child| own.iter().any(|own| own.as_str() == child));
-        Ok(if are_own { Committable(own) } else { Committable::default() })
+        going: &'a PointPath,
+    ) -> Committable<'a> {
+        let is_possible = config::current().keys.is_none() && FsKind::in_table(held.folder()) != FsKind::Cifs;
+        let may_be = |disk: &&RebasedDisk| is_possible && may_be_committed(record, disk, going);
+        let images = disks.iter().filter(may_be).map(|disk| disk.chain[0].path.clone()).collect();
+        Committable { going, images, are_alone: OnceCell::new() }
     }
 
     /// The image below, open for writing, if the disk's own may be committed to it, and is better so.
     pub(super) fn below(
         &self,
+        held: &Instance,
         disk: &RebasedDisk,
         absorb: &Absorb<Guarded<Direct<Apart>>>,
-    ) -> Result<Option<Apart>, ImageFailure> {
-        if !self.0.contains(&disk.chain[0].path) || !absorb.is_better_committed()? {
+    ) -> Result<Option<Apart>> {
+        let is_better =
+            || absorb.is_better_committed().map_err(|failure| disk.explain("look for shared blocks", failure));
+        if !self.images.contains(&disk.chain[0].path) || !is_better()? || !self.are_alone(held)? {
             return Ok(None);
         }
         let Link { path, file } = &disk.chain[1];
@@ -60,6 +65,15 @@ impl Committable {
             log::info!("what '{path}' has is copied, for it can't be written to: {error}");
         });
         Ok(opened.ok())
+    }
+
+    fn are_alone(&self, held: &Instance) -> Result<bool> {
+        if let Some(known) = self.are_alone.get() {
+            return Ok(*known);
+        }
+        let children = delete_backup::children(held.folder(), self.going, &held.folder().names()?)?;
+        let are_alone = children.iter().all(|child| self.images.iter().any(|image| image.as_str() == child));
+        Ok(*self.are_alone.get_or_init(|| are_alone))
     }
 }
 

@@ -155,8 +155,7 @@ fn rebase_disks(
     pulse: &Pulse,
     rebased: &mut Rebased,
 ) -> Result<()> {
-    let committable =
-        going.map(|going| Committable::find(held, record, &disks, going)).transpose()?.unwrap_or_default();
+    let committable = going.map(|going| Committable::of(held, record, &disks, going));
     let mut begun = VecDeque::new();
     for disk in disks {
         finish_left(held, record, &disk, pulse)?;
@@ -173,7 +172,7 @@ fn rebase_disks(
         record.begin(held, begun.iter().map(|(disk, _)| disk))?;
     }
     while let Some((disk, absorb)) = begun.pop_front() {
-        if let Err(error) = rebase(held, record, (disk, absorb), &committable, pulse, rebased) {
+        if let Err(error) = rebase(held, record, (disk, absorb), committable.as_ref(), pulse, rebased) {
             begun.iter().for_each(|(disk, _)| take_back(held, record, disk, None, pulse));
             return Err(error);
         }
@@ -205,12 +204,13 @@ fn rebase(
     held: &Instance,
     record: &PointRecord,
     (disk, absorb): (RebasedDisk, AbsorbDisk),
-    committable: &Committable,
+    committable: Option<&Committable<'_>>,
     pulse: &Pulse,
     rebased: &mut Rebased,
 ) -> Result<()> {
     let to_merge = fingerprints::to_merge(record, &disk);
-    let (disk, moved) = match committable.below(&disk, &absorb) {
+    let below = committable.map_or(Ok(None), |committable| committable.below(held, &disk, &absorb));
+    let (disk, moved) = match below {
         Ok(None) => absorb_all(held, record, disk, absorb, pulse)?,
         Ok(Some(below)) => {
             drop(absorb);
@@ -219,8 +219,7 @@ fn rebase(
                 error
             })?
         }
-        Err(failure) => {
-            let error = Telling::new(held, pulse).explain(&disk, failure);
+        Err(error) => {
             take_back(held, record, &disk, Some(absorb), pulse);
             return Err(error);
         }
