@@ -22,8 +22,7 @@ public final class RebaseOrder {
     private final String going;
     private final boolean wholePoint;
 
-    private RebaseOrder(
-            Repository repository, String target, String newBacking, String going, boolean wholePoint) {
+    private RebaseOrder(Repository repository, String target, String newBacking, String going, boolean wholePoint) {
         this.repository = repository;
         this.target = target;
         this.newBacking = newBacking;

@@ -128,7 +128,8 @@ class WireTest {
     void a_rebase_of_a_point_has_no_target_that_another_host_could_start_on() {
         assertThat(Wire.write(RebaseBackupCommand.ofPoint("i/T3", "i/T1", "i/T2", "nfs", "192.0.2.9:/b", "")))
                 .isEqualTo("[{\"org.apache.cloudstack.backup.RebaseBackupCommand\":{\"backupPath\":\"i/T3\","
-                        + "\"newParentPath\":\"i/T1\",\"goingPath\":\"i/T2\"," + REPO + "\"mountOptions\":\"\"," + BASE);
+                        + "\"newParentPath\":\"i/T1\",\"goingPath\":\"i/T2\"," + REPO + "\"mountOptions\":\"\","
+                        + BASE);
     }
 
     @Test

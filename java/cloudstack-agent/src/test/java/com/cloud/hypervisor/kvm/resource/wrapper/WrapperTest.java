@@ -129,7 +129,8 @@ class WrapperTest {
     };
 
     private final TakeBackupCommand take = new TakeBackupCommand("i-2-9-VM", "i-2-9-VM/T1");
-    private final RebaseBackupCommand rebase = RebaseBackupCommand.ofPoint("i/T3", "i/T1", "i/T2", "nfs", "nas:/b", null);
+    private final RebaseBackupCommand rebase =
+            RebaseBackupCommand.ofPoint("i/T3", "i/T1", "i/T2", "nfs", "nas:/b", null);
     private final DeleteBackupCommand delete = new DeleteBackupCommand("i/T2", "nfs", "nas:/b", null);
     private final VerifyBackupCommand verify = new VerifyBackupCommand("i/T1", "p1", null, "nfs", "nas:/b", null);
     private final RestoreBackupCommand restore = (RestoreBackupCommand)
