@@ -3,7 +3,7 @@
 
 use std::fs::File;
 
-use super::batch::{Batch, LOOKS_A_PULSE, MAX_PIECE_CLUSTERS, RebasePulse, Sources, Target};
+use super::batch::{Batch, MAX_PIECE_CLUSTERS, RebasePulse, Sources, Target};
 use super::chain::{ImageFailure, Provided, slice_size};
 use super::commit;
 use super::header::{AUTOCLEAR_BITMAPS, Header};
@@ -77,7 +77,11 @@ impl<T: Storage> Absorb<T> {
         // what the survey has read may have been written by a killed process, and not be durable yet
         image.storage.sync()?;
         let mut editor = Editor::begin(image, found, changed)?;
-        if let Err(failure) = self.sources.absorb(&mut editor, pulse) {
+        let total = self.sources.total;
+        let taken_in = self.sources.take_in(&mut editor, Sources::find_lacking, pulse);
+        // the last moment to stop it
+        let taken_in = taken_in.and_then(|()| Ok(pulse(self.sources.at(Phase::NameBackingFile, total))?));
+        if let Err(failure) = taken_in {
             self.target = Target::Changing(editor);
             return Err(failure);
         }
@@ -116,49 +120,21 @@ impl<T: Storage> Absorb<T> {
 }
 
 impl Sources {
-    /// Absorbs all that the target lacks, a batch at a time.
-    fn absorb<T: Storage>(&mut self, editor: &mut Editor<T>, pulse: &mut RebasePulse<'_>) -> Result<(), ImageFailure> {
-        let mut batch = Batch::default();
-        loop {
-            self.collect(editor, &mut batch, pulse)?;
-            if batch.pieces.is_empty() {
-                return Ok(pulse(self.at(Phase::NameBackingFile, self.total))?);
-            }
-            self.move_batch(editor, &mut batch, pulse)?;
-            editor.commit(&batch.pieces)?;
-            batch = batch.next();
+    /// Adds what the target lacks at the batch's position, and moves that on.
+    fn find_lacking<T: Storage>(&mut self, target: &mut Image<T>, batch: &mut Batch) -> Result<(), ImageFailure> {
+        let here = target.extent(batch.at)?;
+        if here.what != What::Unallocated {
+            batch.at += here.length;
+            return Ok(());
         }
-    }
-
-    /// Collects what the target lacks, up to what one batch may hold.
-    fn collect<T: Storage>(
-        &mut self,
-        editor: &mut Editor<T>,
-        batch: &mut Batch,
-        pulse: &mut RebasePulse<'_>,
-    ) -> Result<(), ImageFailure> {
-        let target = &mut editor.image;
-        let mut looks = 0_u32;
-        while batch.at < self.total && !batch.is_full() {
-            if looks.is_multiple_of(LOOKS_A_PULSE) {
-                pulse(self.at(Phase::LookForLacking, batch.start))?;
-            }
-            looks += 1;
-            let here = target.extent(batch.at)?;
-            if here.what != What::Unallocated {
-                batch.at += here.length;
-                continue;
-            }
-            let between = self.between(batch.at, here.length)?;
-            let end = batch.at + between.extent.length;
-            let clusters_end = if end == self.total { end } else { end - end % target.cluster_size() };
-            if between.extent.what == What::Unallocated && clusters_end > batch.at {
-                batch.at = clusters_end;
-                continue;
-            }
-            self.look_closer(target, batch, between)?;
+        let between = self.between(batch.at, here.length)?;
+        let end = batch.at + between.extent.length;
+        let clusters_end = if end == self.total { end } else { end - end % target.cluster_size() };
+        if between.extent.what == What::Unallocated && clusters_end > batch.at {
+            batch.at = clusters_end;
+            return Ok(());
         }
-        Ok(())
+        self.look_closer(target, batch, between)
     }
 
     /// Adds what the target lacks at the batch's position, of one cluster at least.

@@ -22,7 +22,7 @@ pub(super) const MAX_PIECE_CLUSTERS: u64 = 4096;
 /// Bytes that one call moves at most.
 const MAX_RUN: u64 = 1 << 30;
 /// Look-ups in the images' tables between two calls of the pulse.
-pub(super) const LOOKS_A_PULSE: u32 = 256;
+const LOOKS_A_PULSE: u32 = 256;
 
 /// How far a rebase is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,9 +58,9 @@ pub(super) struct Sources {
 #[derive(Debug, Default)]
 pub(super) struct Batch {
     /// Guest offsets: where the batch begins, and up to where the images have been searched.
-    pub(super) start: u64,
+    start: u64,
     pub(super) at: u64,
-    pub(super) pieces: Vec<Fill>,
+    pieces: Vec<Fill>,
     /// The number of pieces, and of the tables that they may need beyond one each.
     weight: u64,
     /// Clusters that the pieces take.
@@ -126,18 +126,33 @@ impl Sources {
         Progress { phase, done, total: self.total }
     }
 
-    /// Gives the pieces of the batch places in the target, and moves their data. They are in order of the guest's disk then.
-    pub(super) fn move_batch<T: Storage>(
+    /// Lets the target have what `find` adds, a batch at a time. It looks at the batch's position, and moves that on.
+    pub(super) fn take_in<T: Storage>(
         &mut self,
         editor: &mut Editor<T>,
-        batch: &mut Batch,
+        find: fn(&mut Sources, &mut Image<T>, &mut Batch) -> Result<(), ImageFailure>,
         pulse: &mut RebasePulse<'_>,
     ) -> Result<(), ImageFailure> {
-        batch.place(editor)?;
-        self.move_data(editor, batch, pulse)?;
-        self.chain.check_whole()?;
-        batch.pieces.sort_unstable_by_key(|piece| piece.guest);
-        Ok(())
+        let mut batch = Batch::default();
+        loop {
+            let mut looks = 0_u32;
+            while batch.at < self.total && !batch.is_full() {
+                if looks.is_multiple_of(LOOKS_A_PULSE) {
+                    pulse(self.at(Phase::LookForLacking, batch.start))?;
+                }
+                looks += 1;
+                find(self, &mut editor.image, &mut batch)?;
+            }
+            if batch.pieces.is_empty() {
+                return Ok(());
+            }
+            batch.place(editor)?;
+            self.move_data(editor, &mut batch, pulse)?;
+            self.chain.check_whole()?;
+            batch.pieces.sort_unstable_by_key(|piece| piece.guest);
+            editor.commit(&batch.pieces)?;
+            batch = batch.next();
+        }
     }
 
     fn move_data<T: Storage>(
@@ -249,7 +264,7 @@ impl Sources {
 }
 
 impl Batch {
-    pub(super) fn is_full(&self) -> bool {
+    fn is_full(&self) -> bool {
         self.weight >= MAX_PIECES || self.clusters >= MAX_CLUSTERS
     }
 
@@ -322,7 +337,7 @@ impl Batch {
     }
 
     /// The batch that follows.
-    pub(super) fn next(self) -> Batch {
+    fn next(self) -> Batch {
         Batch { start: self.at, at: self.at, ..Batch::default() }
     }
 }

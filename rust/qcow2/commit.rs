@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::ops::Range;
 
-use super::batch::{Batch, LOOKS_A_PULSE, MAX_PIECE_CLUSTERS, RebasePulse, Sources, Target};
+use super::batch::{Batch, MAX_PIECE_CLUSTERS, RebasePulse, Sources, Target};
 use super::chain::{ImageFailure, slice_size};
 use super::image::{Image, What};
 use super::storage::{Source, Storage};
@@ -64,7 +64,7 @@ impl<T: Storage> Commit<T> {
         // what the survey has read may have been written by a killed process, and not be durable yet
         image.storage.sync().map_err(of_below)?;
         let mut editor = Editor::begin(image, found, false).map_err(of_below)?.replacing();
-        if let Err(failure) = self.sources.put_over(&mut editor, pulse) {
+        if let Err(failure) = self.sources.take_in(&mut editor, Sources::find_own, pulse) {
             self.target = Target::Changing(editor);
             return Err(swapped(failure));
         }
@@ -87,54 +87,24 @@ impl<T: Storage> Commit<T> {
 }
 
 impl Sources {
-    /// Puts all that the source has over what the target has, a batch at a time.
-    fn put_over<T: Storage>(
-        &mut self,
-        editor: &mut Editor<T>,
-        pulse: &mut RebasePulse<'_>,
-    ) -> Result<(), ImageFailure> {
-        let mut batch = Batch::default();
-        loop {
-            self.collect_own(editor, &mut batch, pulse)?;
-            if batch.pieces.is_empty() {
-                return Ok(());
-            }
-            self.move_batch(editor, &mut batch, pulse)?;
-            editor.commit(&batch.pieces)?;
-            batch = batch.next();
-        }
-    }
-
-    /// Collects what the source has, up to what one batch may hold.
-    fn collect_own<T: Storage>(
-        &mut self,
-        editor: &mut Editor<T>,
-        batch: &mut Batch,
-        pulse: &mut RebasePulse<'_>,
-    ) -> Result<(), ImageFailure> {
-        let target = &mut editor.image;
-        let cluster = target.cluster_size();
-        let mut looks = 0_u32;
-        while batch.at < self.total && !batch.is_full() {
-            if looks.is_multiple_of(LOOKS_A_PULSE) {
-                pulse(self.at(Phase::LookForLacking, batch.start))?;
-            }
-            looks += 1;
-            let (at, left) = (batch.at, self.total - batch.at);
-            let own = self.chain.provider(0..1, at, left.min(MAX_PIECE_CLUSTERS * cluster))?.extent;
-            let whole = own.length - own.length % cluster;
+    /// Adds what the source has at the batch's position, and moves that on.
+    fn find_own<T: Storage>(&mut self, target: &mut Image<T>, batch: &mut Batch) -> Result<(), ImageFailure> {
+        let (at, cluster) = (batch.at, target.cluster_size());
+        let most = (self.total - at).min(MAX_PIECE_CLUSTERS * cluster);
+        let own = self.chain.provider(0..1, at, most)?.extent;
+        let whole = own.length - own.length % cluster;
+        let (length, content) = match own.what {
+            What::Unallocated => (own.length, None),
+            What::Zero => (own.length, Some(FillSource::Zero)),
+            What::Data(offset) if whole > 0 => (whole, Some(FillSource::Image { index: 0, offset })),
+            What::Compressed(_) if whole > 0 => (whole, Some(FillSource::Chain)),
             // a last cluster that the disk's end cuts short is read, not moved
-            let (length, moved) = if whole == 0 { (own.length, None) } else { (whole, Some(own.what)) };
-            batch.at += if own.what == What::Zero { own.length } else { length };
-            match (own.what, moved) {
-                (What::Unallocated, _) => {}
-                (What::Zero, _) => batch.add(target, at, own.length, FillSource::Zero),
-                (What::Data(offset), Some(_)) => {
-                    batch.add(target, at, length, FillSource::Image { index: 0, offset });
-                }
-                (What::Data(_) | What::Compressed(_), _) => batch.add(target, at, length, FillSource::Chain),
-            }
+            What::Data(_) | What::Compressed(_) => (own.length, Some(FillSource::Chain)),
+        };
+        if let Some(content) = content {
+            batch.add(target, at, length, content);
         }
+        batch.at += length;
         Ok(())
     }
 }

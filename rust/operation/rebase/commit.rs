@@ -7,7 +7,7 @@
 use std::cell::OnceCell;
 use std::collections::BTreeSet;
 
-use super::disk::RebasedDisk;
+use super::disk::{ImageFile, RebasedDisk};
 use super::guarded::Guarded;
 use super::record::PointRecord;
 use super::telling::Telling;
@@ -53,7 +53,7 @@ impl Committable<'_> {
         &self,
         held: &Instance,
         disk: &RebasedDisk,
-        absorb: &Absorb<Guarded<Direct<Apart>>>,
+        absorb: &Absorb<ImageFile>,
     ) -> Result<Option<Apart>> {
         let is_better =
             || absorb.is_better_committed().map_err(|failure| disk.explain("look for shared blocks", failure));
@@ -130,7 +130,7 @@ fn take_in(held: &Instance, disk: &RebasedDisk, below: Apart, pulse: &Pulse) -> 
 }
 
 /// Nothing is taken back once another host has the lock. An image that is again what it was keeps its place.
-fn abandon(held: &Instance, commit: Commit<Guarded<Direct<Apart>>>, below: &Link) -> Result<()> {
+fn abandon(held: &Instance, commit: Commit<ImageFile>, below: &Link) -> Result<()> {
     held.fence()?;
     let has_changed = commit.has_changed();
     commit.abandon().map_err(|e| e.at("take back what was written", below.path.as_str()))?;

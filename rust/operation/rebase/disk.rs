@@ -12,6 +12,9 @@ use crate::nas::removal;
 use crate::point::Link;
 use crate::qcow2::{Direct, ImageFailure, Rebase};
 
+/// The file of an image that is written to.
+pub(super) type ImageFile = Guarded<Direct<Apart>>;
+
 /// What has to be done to one disk.
 #[derive(Debug)]
 pub(super) struct RebasedDisk {
@@ -55,7 +58,7 @@ impl RebasedDisk {
     }
 
     /// Opens the target for writing, and checks it and its chain. Nothing is written.
-    pub(super) fn begin(&self, held: &Instance) -> Result<Rebase<Guarded<Direct<Apart>>>> {
+    pub(super) fn begin(&self, held: &Instance) -> Result<Rebase<ImageFile>> {
         let path = &self.chain[0].path;
         let (keep, name) = match self.target {
             Target::Onto(position) => (position - 1, Some(relative(path, &self.chain[position].path))),

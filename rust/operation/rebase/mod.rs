@@ -16,7 +16,6 @@ use std::collections::VecDeque;
 
 use serde::Serialize;
 
-use crate::apart::Apart;
 use crate::config;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
@@ -30,21 +29,20 @@ use crate::nas::repository::Export;
 use crate::nas::session::Session;
 use crate::operation::verify_chain::chains;
 use crate::point::{Link, ManifestDisk};
-use crate::qcow2::{Absorb, Direct, Moved, Source};
+use crate::qcow2::{Absorb, Moved, Source};
 use crate::work::job::{self, Listener, Reporter};
 use crate::work::phase::Phase;
 use crate::work::worker::{self, Pulse};
 use commit::Committable;
-use disk::{RebasedDisk, Target};
+use disk::{ImageFile, RebasedDisk, Target};
 use fingerprints::Indexed;
-use guarded::Guarded;
 use record::{ImageEnd, PointRecord};
 use request::Subject;
 pub use request::{Asked, RebaseBackupRequest, RebasePointRequest};
 use telling::Telling;
 
 /// The rebase of a disk whose images are sound.
-type AbsorbDisk = Absorb<Guarded<Direct<Apart>>>;
+type AbsorbDisk = Absorb<ImageFile>;
 
 /// What a rebase answers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
