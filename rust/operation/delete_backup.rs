@@ -247,7 +247,7 @@ pub(super) fn children(instance: &Folder, point: &PointPath, listed: &[OsString]
 fn refuse_last(instance: &Instance, point: &PointPath) -> Result<()> {
     let folder = instance.point(point)?;
     let manifest = match Manifest::read_sound(&folder, point) {
-        // a point whose manifest tells nothing goes, too
+        // a manifest that is no file, or is not sound, keeps no point from being deleted
         Err(_) if folder.kind(MANIFEST)? != Some(FileType::RegularFile) => None,
         Err(error) if error.code == Code::CorruptImage => None,
         read => read?,

@@ -89,9 +89,9 @@ impl<T: Storage> Absorb<T> {
         Ok(self.sources.moved)
     }
 
-    /// True if a [`Commit`](super::Commit) would do as well what this is to do, and write less: the one image that it absorbs can take in the
-    /// target, stands where the target is to stand, and the file system does not let both share blocks. Tries that at the target's
-    /// end, which is where it was afterwards.
+    /// True if a [`Commit`](super::Commit) can do the same, and writes less: there is one image to absorb, it can take in the target, it
+    /// stands where the target is to stand, and the file system does not let both share blocks. To know the last, a block is shared
+    /// behind the target's end, and cut off again.
     pub fn is_better_committed(&self) -> Result<bool, ImageFailure> {
         let (Target::Untouched(target, _), [below, ..]) = (&self.target, &self.sources.chain.images[..]) else {
             return Ok(false);

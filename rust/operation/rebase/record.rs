@@ -90,8 +90,8 @@ impl PointRecord {
         self.judged.record(&image.chain[0].path).is_some_and(ManifestDisk::is_rebasing)
     }
 
-    /// The fingerprints of what the image that is rebased takes of another one. Where that has been to take its place, it holds for
-    /// itself what it has changed of it.
+    /// The fingerprints of what the rebased image takes of another one. They are right also where a commit into that one was cut off:
+    /// of what has changed there nothing is taken.
     pub(super) fn fingerprints(&self, image: &RepoPath) -> Option<Fingerprints> {
         self.judged.record(image).filter(|disk| !disk.is_rebasing())?.fingerprints.clone()
     }
