@@ -132,7 +132,7 @@ soak-images: prerequisites
 	NASBACKUP_SOAK_CHAINS=$(CHAINS) NASBACKUP_SOAK_CRASHES=$(CRASHES) NASBACKUP_SOAK_ERRORS=$(ERRORS) \
 		cargo test --release --test rebase -- --nocapture
 
-# As root, 40 minutes; docs/benchmark.md. SCRIPT=PATH: against an installed script. BENCH_RUNS=1: quick.
+# As root, half an hour; docs/benchmark.md. SCRIPT=PATH: against an installed script. BENCH_RUNS=1: quick.
 bench: prerequisites
 	@bench/install
 	cargo build --release
