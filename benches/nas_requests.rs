@@ -218,7 +218,7 @@ impl Chain {
             let (point, parent, going) = (self.path(2), self.path(0), self.path(1));
             self.ask("rebasePoint", json!({"backupPath": point, "newParent": parent, "goingPoint": going}));
             self.ask("deleteBackup", json!({"backupPath": self.path(1)}));
-            self.story.points.remove(1).discard();
+            drop(self.story.points.remove(1));
         }
     }
 }

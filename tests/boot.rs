@@ -145,7 +145,7 @@ fn a_good_point_boots_also_beside_another_test_and_stays_what_it_is() {
     let booted = &shown["point"]["booted"];
     assert_eq!((&booted[0]["scope"], &booted[0]["current"], booted[1].is_null()), (&json!("boot"), &json!(true), true));
     assert_eq!(host.run(&["delete", &point]).status.code(), Some(0));
-    story.points.pop().unwrap().discard();
+    drop(story.points.pop().unwrap());
     story.assert_all_restore();
 }
 

@@ -440,7 +440,7 @@ fn a_point_in_the_middle_goes_when_what_stands_on_it_was_merged() {
     assert_eq!(host.fails(&["-r", "nas", "rebase", "--dry-run", "--parent", &last, &middle]).0, 7);
     host.says(&delete);
     assert!(!story.nas.at(&middle).exists());
-    story.points.remove(1).discard();
+    drop(story.points.remove(1));
     story.assert_all_restore();
     host.says(&["-r", "nas", "verify", &last, &first]);
     host.says(&["-r", "nas", "rebase", "--alone", &last]);
@@ -451,7 +451,7 @@ fn a_point_in_the_middle_goes_when_what_stands_on_it_was_merged() {
     let noted = std::fs::read_dir(story.nas.at(&story.guest.name)).unwrap().map(|entry| entry.unwrap().file_name());
     let noted: Vec<_> = noted.filter(|name| name.to_str().unwrap().contains("verified")).collect();
     assert_eq!(noted, [format!(".nasbackup.verified-{}", name(&last)).as_str()], "what is noted goes with it");
-    story.points.remove(0).discard();
+    drop(story.points.remove(0));
     story.assert_all_restore();
     story.assert_goes_on();
 }
@@ -742,7 +742,7 @@ fn a_mounted_point_is_what_the_guest_saw_and_stays_so_until_it_is_unmounted() {
     assert!(is_bare(&place) && unmounted["unmounted"] == place_text);
     assert_eq!(host.fails(&["umount", place_text]).0, 3);
     host.says(&["-r", "nas", "delete", "--merge", &path]);
-    story.points.remove(2).discard();
+    drop(story.points.remove(2));
     story.assert_all_restore();
 }
 

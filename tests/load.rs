@@ -41,7 +41,6 @@ fn one_more(story: &mut Story, n: usize) {
             let gone = story.points.remove(story.points.len() - 2);
             let request = json!({"repository": repository_json(&story.nas.repository()), "backupPath": gone.path});
             operation::call("deleteBackup", &request.to_string(), &mut |_| Ok(())).unwrap();
-            gone.discard();
         }
     }
 }

@@ -261,7 +261,7 @@ fn what_was_restored_deleted_or_taken_by_push_meanwhile_costs_no_change() {
     // and the next stands on the second again
     let path = story.last().path.clone();
     call("deleteBackup", json!({"repository": repository_json(&story.nas.repository()), "backupPath": path}));
-    story.points.pop().unwrap().discard();
+    drop(story.points.pop().unwrap());
     assert_eq!(take(&mut story, "incremental"), SOME);
     assert_read_whole(&story, "its snapshot");
     // one that push has taken is nobody's parent

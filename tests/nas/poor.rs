@@ -94,7 +94,7 @@ fn all_operations(story: &mut Story, refusals: &[Refusal]) -> String {
     assert!(fs::read(&out).unwrap() == fs::read(&content[&volume]).unwrap(), "{refusals:?}: the flattened disk");
     fs::remove_file(out).unwrap();
     story.adopt(path, content);
-    story.points.remove(1).discard();
+    drop(story.points.remove(1));
     story.assert_restores(story.last());
     story.assert_nothing_half_made();
     text
@@ -157,7 +157,7 @@ fn one_whose_acls_rule_takes_a_push_if_they_let_qemu_write() {
     story.assert_all_restore();
     run(&story.nas, "rebasePoint", json!({"backupPath": story.points[1].path})).unwrap();
     run(&story.nas, "deleteBackup", json!({"backupPath": story.points[0].path})).unwrap();
-    story.points.remove(0).discard();
+    drop(story.points.remove(0));
     story.assert_all_restore();
 }
 

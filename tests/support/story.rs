@@ -176,13 +176,6 @@ impl Point {
         }
     }
 
-    /// What it had to hold is of no interest any more.
-    pub fn discard(self) {
-        for copy in self.content.values() {
-            std::fs::remove_file(copy).unwrap();
-        }
-    }
-
     /// The kind of each disk, in order.
     pub fn kinds(&self) -> Vec<Kind> {
         self.taken.disks.iter().map(|disk| disk.kind).collect()
@@ -226,6 +219,15 @@ impl Point {
             (kind, bitmap, recreated, fallback),
             "kind, bitmap created, bitmap recreated, fallback of {taken:?}"
         );
+    }
+}
+
+/// What it had to hold takes no room any more, but is there to look at where a test fails.
+impl Drop for Point {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            self.content.values().for_each(|copy| std::fs::remove_file(copy).unwrap());
+        }
     }
 }
 
