@@ -34,10 +34,10 @@ pub(super) fn is_cheaper(clusters: u64, below: u64) -> bool {
 /// themselves.
 pub(super) fn fits(below: &Image<impl Source>, above: &Image<impl Source>) -> bool {
     let (one, other) = (&below.header, &above.header);
-    let is_plain = one.bitmaps.is_none() && one.autoclear == 0 && !one.layout.has_unknown && one.data_file.is_none();
+    let is_plain = one.bitmaps.is_none() && !one.layout.has_unknown;
     let are_alike = (one.virtual_size, one.cluster_bits) == (other.virtual_size, other.cluster_bits);
     let is_whole = one.version > 2 && !below.has_subclusters() && !above.has_subclusters();
-    is_plain && are_alike && is_whole && other.data_file.is_none()
+    is_plain && are_alike && is_whole
 }
 
 impl<T: Storage> Commit<T> {
