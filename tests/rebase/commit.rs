@@ -1,12 +1,13 @@
 //! Commits: whatever is cut off, or fails, what stands on the image reads as before.
 
 use std::fs::{self, File};
-use std::path::PathBuf;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
 
 use nasbackup::error::Stopped;
 use nasbackup::qcow2::{Commit, ImageFailure, Storage};
 
-use crate::chains::{Chain, Kind, Random, name};
+use crate::chains::{Chain, Kind, Random, name, qemu_img};
 use crate::crash::sample;
 use crate::differential::{check, compare, seeds};
 use crate::journal::{Journal, Loss, Op, crash};
@@ -206,4 +207,36 @@ fn images_that_are_not_alike_are_refused() {
         }
     }
     assert!(refused > 3, "{refused} {taken}");
+}
+
+/// What the image below has beside a guest's data would not fit them any more.
+#[test]
+fn an_image_with_more_than_data_is_refused_and_so_is_one_that_can_t_mark_zeroes() {
+    type Change = fn(&Path);
+    const V3: &str = "compat=1.1";
+    let cases: [(&str, &str, Change, bool); 6] = [
+        ("nothing", V3, |_| (), false),
+        ("a bitmap", V3, |at| drop(qemu_img(at, &["bitmap", "--add", "below", "b"])), true),
+        ("an unknown autoclear bit", V3, |at| put(at, 88), true),
+        ("an unknown extension", V3, |at| put(at, 112), true),
+        ("no mark for zeroes", "compat=0.10", |_| (), true),
+        ("parts of clusters", "extended_l2=on", |_| (), true),
+    ];
+    for (what, options, change, is_refused) in cases {
+        let dir = tempfile::tempdir().unwrap();
+        let at = dir.path();
+        qemu_img(at, &["create", "-q", "-f", "qcow2", "-o", options, "below", "1M"]);
+        change(at);
+        qemu_img(at, &["create", "-q", "-f", "qcow2", "-b", "below", "-F", "qcow2", "above"]);
+        let before = fs::read(at.join("below")).unwrap();
+        let below = File::options().read(true).write(true).open(at.join("below")).unwrap();
+        let checked = Commit::check(below, File::open(at.join("above")).unwrap(), &mut |_| Ok(()));
+        assert_eq!(checked.is_err(), is_refused, "{what}");
+        assert!(fs::read(at.join("below")).unwrap() == before, "{what}");
+    }
+}
+
+/// Something unknown at an offset of the header below.
+fn put(at: &Path, offset: u64) {
+    File::options().write(true).open(at.join("below")).unwrap().write_all_at(&[0x70; 4], offset).unwrap();
 }

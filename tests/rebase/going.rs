@@ -12,10 +12,12 @@ use nasbackup::nas::folder::Folder;
 use nasbackup::operation::call;
 use nasbackup::point::{Kind, Manifest, ManifestDisk, Rebasing};
 use nasbackup::qcow2::{Commit, create};
+use nasbackup::work::phase::Phase;
 use serde_json::{Value, json};
 
 use crate::chains::qemu_img;
 use crate::fingerprints::KEPT;
+use crate::flatten::Mounted;
 use crate::restore::{FILES, Points, content};
 
 const SIZE: u64 = 32 << 20;
@@ -256,6 +258,46 @@ fn what_is_less_is_written() {
     let own = points.inodes(2);
     points.merge();
     assert_eq!(points.inodes(2), own);
+}
+
+#[test]
+fn where_blocks_are_shared_nothing_is_written() {
+    let xfs = Mounted::make("mkfs.xfs -q -m reflink=1", 400);
+    let points = Points::make_in(&xfs.path(), 3, SIZE);
+    let own = points.inodes(2);
+    let merged = points.merge();
+    assert_eq!((points.inodes(2), &merged["bytesCopied"]), (own, &json!(0)), "{merged}");
+    points.assert_merged();
+}
+
+/// Somebody gives another file the name of one of the two images once the lower one holds what both have.
+#[test]
+fn only_the_image_that_was_looked_at_is_replaced_and_by_none_other() {
+    for (exchanged, step) in [(1, "move"), (2, "look at the image")] {
+        let points = chain();
+        let request = json!({
+            "repository": {"type": "dir", "address": points.dir.path()},
+            "backupPath": "i-1/T2",
+            "goingPoint": "i-1/T1",
+        });
+        let (image, stranger) = (path(&points, exchanged, FILES[0]), points.dir.path().join("stranger"));
+        fs::write(&stranger, "stranger").unwrap();
+        let kept = points.dir.path().join("kept");
+        let refused = call("rebasePoint", &request.to_string(), &mut |status| {
+            if status.phase == Phase::Publish && !kept.exists() {
+                fs::rename(&image, &kept).unwrap();
+                fs::rename(&stranger, &image).unwrap();
+            }
+            Ok(())
+        });
+        let refused = refused.unwrap_err();
+        assert_eq!((refused.code, refused.step), (Code::Io, step), "{refused}");
+        assert_eq!(fs::read(&image).unwrap(), b"stranger");
+        fs::rename(&kept, &image).unwrap();
+        points.assert_restores();
+        points.merge();
+        points.assert_merged();
+    }
 }
 
 /// Merges the points in a folder, in a process that a test has begun.
