@@ -109,7 +109,6 @@ struct Listed {
 
 impl Listed {
     fn of(instance: &Instance) -> Result<Listed> {
-        let is_deleted = |name: &OsStr| name.as_encoded_bytes().starts_with(DELETED.as_bytes());
         if let Some(mut names) = instance.lock().take_names() {
             names.sort();
             let (deleted, names) = names.into_iter().partition(|name| is_deleted(name));
@@ -117,12 +116,12 @@ impl Listed {
         }
         let deleted = RefCell::new(Vec::new());
         let names = instance.folder().names_that(|name| {
-            let is_deleted = is_deleted(name);
+            let is_left = is_deleted(name);
             // the next delete removes the rest
-            if is_deleted && deleted.borrow().len() < MOST_NAMES {
+            if is_left && deleted.borrow().len() < MOST_NAMES {
                 deleted.borrow_mut().push(name.to_owned());
             }
-            !is_deleted
+            !is_left
         })?;
         Ok(Listed { names, deleted: deleted.into_inner() })
     }
@@ -162,6 +161,11 @@ fn find(session: Session, point: &PointPath, job: &Job) -> Result<Option<Deletab
         refuse_last(&instance, point)?;
     }
     Ok(Some(Deletable { instance, published, listed }))
+}
+
+/// True for a name in a machine's folder that a point has while it is being removed.
+pub(super) fn is_deleted(name: &OsStr) -> bool {
+    name.as_encoded_bytes().starts_with(DELETED.as_bytes())
 }
 
 /// The name that a point has while it is being removed.

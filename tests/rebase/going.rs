@@ -242,6 +242,21 @@ fn where_more_than_the_point_needs_the_images_they_are_copied() {
     }
 }
 
+/// The delete of the point does not look at it either.
+#[test]
+fn what_an_interrupted_delete_has_left_keeps_no_image_from_being_committed() {
+    for content in [&b"QFI\xfb"[..], &fs::read(path(&chain(), 2, FILES[0])).unwrap()] {
+        let points = chain();
+        let left = points.dir.path().join("i-1/.deleted-T4");
+        fs::create_dir(&left).unwrap();
+        fs::write(left.join(FILES[0]), content).unwrap();
+        let below = points.inodes(1);
+        points.merge();
+        assert_eq!(points.inodes(2), below);
+        points.assert_merged();
+    }
+}
+
 /// One that has more than half of what its parent has takes that in.
 #[test]
 fn what_is_less_is_written() {

@@ -71,7 +71,8 @@ impl Committable<'_> {
         if let Some(known) = self.are_alone.get() {
             return Ok(*known);
         }
-        let children = delete_backup::children(held.folder(), self.going, &held.folder().names()?)?;
+        let names = held.folder().names_that(|name| !delete_backup::is_deleted(name))?;
+        let children = delete_backup::children(held.folder(), self.going, &names)?;
         let are_alone = children.iter().all(|child| self.images.iter().any(|image| image.as_str() == child));
         Ok(*self.are_alone.get_or_init(|| are_alone))
     }
