@@ -88,7 +88,7 @@ test:
 # The library with test-hooks in the end: the tests of the C ABI and of Java load it. The one without shows that it is so.
 test-binaries: prerequisites
 	$(if $(filter real_nas,$(WITHOUT)),,tests/vm/install)
-	cargo build --quiet
+	cargo build --quiet --lib --features command
 	tests/no-hooks $(CARGO_TARGET_DIR)/debug/libnasbackup.so
 	tests/floors $(CARGO_TARGET_DIR)/debug/libnasbackup.so $(GLIBC)
 	cargo build --quiet --features test-hooks
