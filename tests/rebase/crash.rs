@@ -71,8 +71,11 @@ fn whatever_reaches_the_disk_the_chain_reads_as_before_and_a_second_run_converge
         let late = |cut: usize| cut + 40 > log.len();
         cuts.sort_by_cached_key(|(cut, _)| random.below(300) * if late(*cut) { 1 } else { 3 });
         for (cut, loss) in cuts {
+            if seen.len() >= most_each {
+                break;
+            }
             let state = crash(&before, &log, cut, loss, &mut random);
-            if seen.len() >= most_each || !seen.insert(state.clone()) {
+            if !seen.insert(state.clone()) {
                 continue;
             }
             match recovers(&chain, &raws, &state) {
