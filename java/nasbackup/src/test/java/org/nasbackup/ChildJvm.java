@@ -108,7 +108,7 @@ public final class ChildJvm {
                     new ProcessBuilder(command).redirectErrorStream(true).redirectOutput(output.toFile());
             builder.environment().putAll(environment);
             Process child = builder.start();
-            boolean ended = child.waitFor(60, TimeUnit.SECONDS);
+            boolean ended = child.waitFor(360, TimeUnit.SECONDS);
             child.destroyForcibly().waitFor();
             String text = Files.readString(output, StandardCharsets.UTF_8);
             assertThat(ended).as("ended by itself: %s", text).isTrue();

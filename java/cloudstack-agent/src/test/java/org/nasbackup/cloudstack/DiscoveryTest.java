@@ -191,7 +191,7 @@ class DiscoveryTest {
                 .redirectOutput(output.toFile())
                 .redirectError(errors.toFile())
                 .start();
-        boolean ended = child.waitFor(60, TimeUnit.SECONDS);
+        boolean ended = child.waitFor(180, TimeUnit.SECONDS);
         child.destroyForcibly().waitFor();
         String text = Files.readString(output);
         assertThat(ended)

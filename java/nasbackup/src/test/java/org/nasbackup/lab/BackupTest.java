@@ -188,11 +188,11 @@ class BackupTest {
                         }
                     },
                     handle)));
-            assertThat(copying.await(60, TimeUnit.SECONDS)).as("it copies").isTrue();
+            assertThat(copying.await(180, TimeUnit.SECONDS)).as("it copies").isTrue();
             // What QEMU has under way to the repository no cancel calls back: that would be timed as well.
             story.guest().holdBackupStill(1);
             handle.cancel();
-            NasBackupException e = job.get(60, TimeUnit.SECONDS);
+            NasBackupException e = job.get(180, TimeUnit.SECONDS);
             assertThat(e.code()).isEqualTo(ErrorCode.CANCELLED);
             assertThat(e).hasNoCause();
             assertThat(e.leftovers()).isFalse();

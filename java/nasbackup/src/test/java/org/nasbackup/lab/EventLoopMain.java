@@ -83,7 +83,7 @@ final class EventLoopMain {
     private static void await(DomainEventType wanted) throws InterruptedException {
         DomainEventType event;
         do {
-            event = EVENTS.poll(60, TimeUnit.SECONDS);
+            event = EVENTS.poll(180, TimeUnit.SECONDS);
             if (event == null) {
                 throw new IllegalStateException("no event " + wanted);
             }

@@ -31,7 +31,7 @@ import java.util.concurrent.atomic.AtomicInteger;
  * affair alone: it sends one at a time of those that say so, and all others at once.
  */
 final class AgentPool implements Agents, AutoCloseable {
-    private static final int PATIENCE_SECONDS = 60;
+    private static final int PATIENCE_SECONDS = 180;
 
     /** A command that every other work on a host stands on. */
     private static final class HealthCheck extends Command {

@@ -52,7 +52,7 @@ import org.nasbackup.provider.database.Tables;
 class BusyHostTest {
     private static final long HOST = 21;
     private static final int MACHINES = 20;
-    private static final int PATIENCE_SECONDS = 60;
+    private static final int PATIENCE_SECONDS = 180;
 
     private final List<Database> databases = new ArrayList<>();
     private Site site;

@@ -29,7 +29,7 @@ import org.nasbackup.provider.database.Tables;
 
 /** Management servers with one database, each with a thread and a connection of its own. */
 final class ManyServers {
-    private static final int PATIENCE_SECONDS = 60;
+    private static final int PATIENCE_SECONDS = 180;
 
     private final Path socket;
     private final Function<Tables, Site> server;

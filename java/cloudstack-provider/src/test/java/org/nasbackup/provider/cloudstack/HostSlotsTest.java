@@ -45,7 +45,7 @@ import org.nasbackup.provider.Tickets;
 /** Waiting for a host, with a clock of the test's own. */
 class HostSlotsTest {
     private static final long HOST = 21;
-    private static final long PATIENCE_NANOS = TimeUnit.SECONDS.toNanos(60);
+    private static final long PATIENCE_NANOS = TimeUnit.SECONDS.toNanos(180);
     private static final Duration NEVER = Duration.ofDays(1);
     private static final Duration OFTEN = Duration.ofMillis(1);
 
@@ -187,7 +187,7 @@ class HostSlotsTest {
     }
 
     private static <T> T get(CompletableFuture<T> work) throws Exception {
-        return work.get(60, TimeUnit.SECONDS);
+        return work.get(180, TimeUnit.SECONDS);
     }
 
     @Test
@@ -386,7 +386,7 @@ class HostSlotsTest {
 
     private static Object await(CountDownLatch latch) {
         try {
-            return latch.await(60, TimeUnit.SECONDS);
+            return latch.await(180, TimeUnit.SECONDS);
         } catch (InterruptedException e) {
             throw new IllegalStateException(e);
         }

@@ -26,7 +26,7 @@ import java.util.concurrent.TimeUnit;
 
 /** A server of the tests' own, on a socket, one for all of them. It and its data folder go with their process. */
 public final class MariaDb {
-    private static final long PATIENCE_NANOS = TimeUnit.SECONDS.toNanos(60);
+    private static final long PATIENCE_NANOS = TimeUnit.SECONDS.toNanos(180);
     private static final long RETRY_MILLIS = 50;
 
     private static MariaDb shared;
