@@ -83,7 +83,11 @@ impl Points {
         let refused = self.ask("restorePoint", 1, json!({"volumes": [volume]})).unwrap_err();
         assert_eq!(refused.code, Code::NotFound, "{refused}");
         assert!(refused.cause.contains("is being deleted"), "{refused}");
-        assert_ne!(self.verdict("verifyChain", 1), "good");
+        for operation in ["verifyChain", "verifyData"] {
+            let told = self.ask(operation, 1, json!({})).unwrap();
+            assert_eq!(told["verdict"], "aborted", "nothing is damaged: {told}");
+            assert!(told.to_string().contains("is being deleted"), "{told}");
+        }
         let listed = call(
             "listPoints",
             &json!({"repository": {"type": "dir", "address": self.dir.path()}}).to_string(),
@@ -404,6 +408,11 @@ fn what_may_be_all_that_is_left_of_an_image_stays() {
     // one that goes with its point keeps nothing
     let points = chain();
     points.tell(1, |disk| disk.goes_into = Some(format!("i-1/T2/{}", disk.file)));
+    // nor is what still stands on one that is not there whole
+    let (image, away) = (path(&points, 1, FILES[0]), points.dir.path().join("away"));
+    fs::rename(&image, &away).unwrap();
+    assert_eq!(points.verdict("verifyChain", 2), "bad");
+    fs::rename(&away, &image).unwrap();
     [3, 2, 1].into_iter().for_each(|point| drop(points.ask("deleteBackup", point, json!({})).unwrap()));
 }
 

@@ -275,7 +275,10 @@ impl Chains<'_> {
         let (size, info, backing) = match read {
             Ok(read) => read,
             Err((verdict, reason)) => {
-                found.told.blame(verdict, reason);
+                match self.asked_goes_into(path) {
+                    Some(into) => found.told.blame(Verdict::Aborted, going(&into)),
+                    None => found.told.blame(verdict, reason),
+                }
                 return None;
             }
         };
@@ -297,6 +300,13 @@ impl Chains<'_> {
             Err((verdict, reason)) => found.told.blame(verdict, reason),
         }
         None
+    }
+
+    /// Which image takes the place of this one of the point that was asked for. What stands on one that is not there is damaged.
+    fn asked_goes_into(&mut self, path: &RepoPath) -> Option<String> {
+        let folder = path.parent().filter(|folder| *folder == self.point.folder())?;
+        let disks = &self.manifest(&folder)?.disks;
+        disks.iter().find(|disk| disk.file == path.name())?.goes_into.clone()
     }
 
     fn open_image(&mut self, path: &RepoPath) -> Result<File, (Verdict, String)> {
