@@ -432,13 +432,13 @@ def markdown(results):
     if results["nights"]["rows"]:
         parts += ["## Nights\n",
                   table(["night", "at once", "guests", "s", "guests per hour", "MiB written", "CPU s of agents", "of QEMU", "MiB of an agent",
-                         "threads", "merges", "verified", "calls lost", "p99 ms of writes", "worst guest's", "longest"],
+                         "threads", "merges", "images written over", "verified", "calls lost", "p99 ms of writes", "worst guest's", "longest"],
                         [[NIGHTS[n["kind"]], text(n.get("slots"), "", 0), str(n["guests"]), text(n.get("seconds"), "", 1),
                           text(n.get("seconds") and n["guests"] * 3600 / n["seconds"], "", 0),
                           text(n.get("bytes") and n["bytes"] / MIB, "", 0),
                           *(text(n.get(field), "", 1) for field in ("cpu", "qemu_cpu")),
                           text(n.get("kib") and n["kib"] / 1024, "", 0),
-                          *(text(n.get(field), "", 0) for field in ("threads", "merges", "verified", "gone")),
+                          *(text(n.get(field), "", 0) for field in ("threads", "merges", "committed", "verified", "gone")),
                           *(text(n[field], "", 1) for field in ("p99", "worst_p99", "longest"))] for n in results["nights"]["rows"]]),
                   f"Read back at the end: {results['nights']['read_back']} images.\n"]
     if results["guests"]:

@@ -1,7 +1,7 @@
-//! Nights of backups: many guests of two hosts on one NAS, each night with changes as they are found (most guests hardly any, a few
-//! much), by so many backups at once; then nights in which guests were restarted, an agent is killed, the NAS is slow for a while,
-//! and no more than seven points are kept. What ten drawn guests held is read back from all their points at the end.
-//! `NIGHT_GUESTS`: how many, 40 unless given.
+//! Nights of backups: many guests of two hosts, each with a NAS of its own, each night with changes as they are found (most guests
+//! hardly any, a few much), by so many backups at once; then nights in which guests were restarted, an agent is killed, the NAS is slow
+//! for a while, and no more than seven points are kept. What ten drawn guests held is read back from all their points at the end.
+//! `NIGHT_GUESTS`: how many, 40 unless given, 4 at least.
 
 #![allow(clippy::unwrap_used, reason = "a failure here ends the benchmark")]
 
@@ -21,13 +21,14 @@ use probe::Probe;
 use serde_json::{Value, json};
 use support::{Disk, Fs, Guest, MIB, Nas, assert_holds, folder, repository_json, run, until};
 
-const HOSTS: usize = 2;
+/// What a host's NAS is: one that shares blocks, and one that does not, where a merge writes over the older image.
+const HOSTS: [Fs; 2] = [Fs::Xfs, Fs::Ext4];
 /// Bytes of data on each guest's two disks.
 const DATA: [u64; 2] = [32 * MIB, 16 * MIB];
 /// Points that are kept of a guest.
 const KEPT: usize = 7;
-/// Of ten guests this many are read back at the end: every fourth, so that both hosts have some.
-const DRAWN: usize = 4;
+/// Of eight guests these are read back at the end: one of each host.
+const DRAWN: [usize; 2] = [0, 3];
 /// A call that fails because of what was killed is made again, so often.
 const TRIES: usize = 6;
 
@@ -57,20 +58,23 @@ const NIGHTS: [(Kind, usize); 10] = [
     (Kind::SlowNas, 4),
 ];
 
-/// A host, of which the benchmark has but the agent.
+/// A host, of which the benchmark has but the agent, and where its guests are backed up to.
 struct Host {
     folder: PathBuf,
     agent: RwLock<Arc<Agent>>,
+    nas: Nas,
+    repository: Value,
 }
 
 impl Host {
-    fn new() -> Host {
+    fn new(nas: Nas) -> Host {
         let folder = folder("host");
         for part in ["state", "mounts"] {
             std::fs::create_dir(folder.join(part)).unwrap();
         }
         let agent = RwLock::new(Arc::new(Agent::start(&folder)));
-        Host { folder, agent }
+        let repository = repository_json(&nas.repository());
+        Host { folder, agent, nas, repository }
     }
 
     fn agent(&self) -> Arc<Agent> {
@@ -120,7 +124,7 @@ impl Machine {
             guest.write(disk, 0x11, 0, length);
         }
         guest.write(0, probe::PATTERN, probe::BEGIN, probe::LENGTH);
-        Machine { guest, host: number % HOSTS, socket, points: Vec::new(), calls: 0 }
+        Machine { guest, host: number % HOSTS.len(), socket, points: Vec::new(), calls: 0 }
     }
 
     /// Changes so many of a thousand bytes of its data.
@@ -141,7 +145,7 @@ impl Machine {
             let parent = self.points.iter().rfind(|point| point.name.is_some());
             let mode = if kind == Kind::Full { "full" } else { "incremental" };
             json!({
-                "repository": night.nas, "vmName": self.guest.name, "mode": mode,
+                "repository": night.repository(self.host), "vmName": self.guest.name, "mode": mode,
                 "backupPath": format!("{}/2026.01.{:02}.00.00.00", self.guest.name, self.calls),
                 "bitmapNew": format!("backup-{}", 1_700_000_000 + self.calls),
                 "bitmapParent": parent.map(|parent| &parent.name), "parentPaths": parent.map(|parent| &parent.files),
@@ -160,20 +164,26 @@ impl Machine {
     /// Takes the oldest points away: what stands on them takes over what it needs.
     fn thin_out(&mut self, night: &Night<'_>) {
         while self.points.len() > KEPT {
-            let rebase = || json!({"repository": night.nas, "backupPath": self.points[1].path});
+            let (repository, oldest) = (night.repository(self.host), &self.points[0]);
+            let rebase =
+                || json!({"repository": repository, "backupPath": self.points[1].path, "goingPoint": oldest.path});
             night.insist(self.host, "rebasePoint", rebase);
-            let delete = || json!({"repository": night.nas, "backupPath": self.points[0].path});
-            night.insist(self.host, "deleteBackup", delete);
+            let is_used_up = |file: &String| !night.hosts[self.host].nas.at(file).exists();
+            let committed = oldest.files.iter().filter(|file| is_used_up(file)).count();
+            night.insist(self.host, "deleteBackup", || json!({"repository": repository, "backupPath": oldest.path}));
             for copy in self.points.remove(0).content {
                 std::fs::remove_file(copy).unwrap();
             }
-            night.note(|notes| notes.merges += 1);
+            night.note(|notes| {
+                notes.merges += 1;
+                notes.committed += committed;
+            });
         }
     }
 
     fn verify(&self, night: &Night<'_>) {
         let newest = self.points.last().unwrap();
-        let request = || json!({"repository": night.nas, "backupPath": newest.path});
+        let request = || json!({"repository": night.repository(self.host), "backupPath": newest.path});
         let answer = night.insist(self.host, "verifyData", request);
         assert_eq!(answer["verdict"], "good", "{answer}");
         night.note(|notes| notes.verified += 1);
@@ -200,6 +210,8 @@ struct Notes {
     bytes: u64,
     fallbacks: usize,
     merges: usize,
+    /// Images of the older points that have taken the newer ones' place.
+    committed: usize,
     verified: usize,
     /// Calls whose agent was killed.
     gone: usize,
@@ -212,12 +224,15 @@ struct Notes {
 
 /// A night that goes on.
 struct Night<'a> {
-    nas: &'a Value,
     hosts: &'a [Host],
     notes: Mutex<Notes>,
 }
 
 impl Night<'_> {
+    fn repository(&self, host: usize) -> &Value {
+        &self.hosts[host].repository
+    }
+
     fn note(&self, change: impl FnOnce(&mut Notes)) {
         change(&mut self.notes.lock().unwrap());
     }
@@ -248,8 +263,6 @@ impl Night<'_> {
 
 /// The whole lab.
 struct Lab {
-    nas: Nas,
-    repository: Value,
     hosts: Vec<Host>,
     machines: Vec<Mutex<Machine>>,
     places: Places,
@@ -261,11 +274,9 @@ struct Lab {
 
 impl Lab {
     fn new(guests: usize) -> Lab {
-        let nas = Nas::image(Fs::Xfs, 4096 + 160 * guests as u64);
-        let repository = repository_json(&nas.repository());
         let machines = (0..guests).map(|number| Mutex::new(Machine::new(number))).collect();
-        let hosts = (0..HOSTS).map(|_| Host::new()).collect();
-        Lab { nas, repository, hosts, machines, places: Places::new(), cpu: HashMap::new(), gone: 0 }
+        let hosts = HOSTS.map(|fs| Host::new(Nas::image(fs, 4096 + 160 * guests as u64))).into();
+        Lab { hosts, machines, places: Places::new(), cpu: HashMap::new(), gone: 0 }
     }
 
     /// What the day did: of 40 guests one is rewritten, six change by 20 %, and all others by less than 1 %; others each day.
@@ -305,15 +316,16 @@ impl Lab {
                 machine.get_mut().unwrap().guest.restart();
             }
         }
-        let drawn = |(i, machine): (usize, &mut Mutex<Machine>)| match i % DRAWN {
-            0 => machine.get_mut().unwrap().guest.copies(),
-            _ => Vec::new(),
+        let drawn = |(i, machine): (usize, &mut Mutex<Machine>)| match DRAWN.contains(&(i % 8)) {
+            true => machine.get_mut().unwrap().guest.copies(),
+            false => Vec::new(),
         };
         let contents: Vec<_> = self.machines.iter_mut().enumerate().map(drawn).map(Mutex::new).collect();
         let mut probes = self.probes();
         let qemu = qemu_seconds();
-        let night = Night { nas: &self.repository, hosts: &self.hosts, notes: Mutex::default() };
-        let (machines, root) = (&self.machines, self.nas.path());
+        let night = Night { hosts: &self.hosts, notes: Mutex::default() };
+        let machines = &self.machines;
+        let freeze = |how: &str| self.hosts.iter().for_each(|host| _ = run("fsfreeze", [how, host.nas.path()]));
         let (next, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
         let (slow, over) = (AtomicBool::new(false), AtomicBool::new(false));
         let start = Instant::now();
@@ -342,9 +354,9 @@ impl Lab {
             while kind == Kind::SlowNas && next.load(SeqCst) < machines.len() {
                 std::thread::sleep(Duration::from_millis(100));
                 if slow.load(SeqCst) {
-                    run("fsfreeze", ["--freeze", root]);
+                    freeze("--freeze");
                     std::thread::sleep(Duration::from_millis(400));
-                    run("fsfreeze", ["--unfreeze", root]);
+                    freeze("--unfreeze");
                 }
             }
             workers.into_iter().for_each(|worker| worker.join().unwrap());
@@ -359,7 +371,8 @@ impl Lab {
         let sample = json!({
             "section": "night", "night": number, "kind": format!("{kind:?}"), "slots": slots, "guests": machines.len(),
             "seconds": seconds, "bytes": notes.bytes, "cpu": cpu, "qemu_cpu": qemu_seconds() - qemu, "kib": notes.kib,
-            "threads": notes.threads, "fallbacks": notes.fallbacks, "merges": notes.merges, "verified": notes.verified,
+            "threads": notes.threads, "fallbacks": notes.fallbacks, "merges": notes.merges, "committed": notes.committed,
+            "verified": notes.verified,
             "gone": notes.gone, "errors": notes.errors,
         });
         with(sample, latency(times))
@@ -368,11 +381,12 @@ impl Lab {
     /// All that is kept of each guest is there, and what was drawn reads as it has to. Returns how many images were read back, and
     /// how many points nobody was told of: their agent was killed after it had published them.
     fn read_back(&mut self) -> (usize, usize) {
-        let (mut read, mut untold) = (0, 0);
+        let (mut read, mut untold) = ([0; HOSTS.len()], 0);
         for machine in &mut self.machines {
             let machine = machine.get_mut().unwrap();
-            let request = json!({"repository": self.repository, "instance": machine.guest.name});
-            let answer = self.hosts[machine.host].agent().call("listPoints", &request).unwrap();
+            let host = &self.hosts[machine.host];
+            let request = json!({"repository": host.repository, "instance": machine.guest.name});
+            let answer = host.agent().call("listPoints", &request).unwrap();
             let listed = answer["result"]["machines"][0]["points"].as_array().unwrap();
             let listed: Vec<_> = listed.iter().map(|point| point["backupPath"].as_str().unwrap()).collect();
             let lost = machine.points.iter().find(|point| !listed.contains(&&*point.path));
@@ -380,12 +394,13 @@ impl Lab {
             untold += listed.len() - machine.points.len();
             for point in &machine.points {
                 for (file, content) in point.files.iter().zip(&point.content) {
-                    assert_holds(&self.nas.at(file), content);
-                    read += 1;
+                    assert_holds(&host.nas.at(file), content);
+                    read[machine.host] += 1;
                 }
             }
         }
-        (read, untold)
+        assert!(!read.contains(&0), "{read:?} images were read back of the hosts");
+        (read.iter().sum(), untold)
     }
 }
 
