@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import sys
+from collections import Counter
 from pathlib import Path
 from statistics import linear_regression, median
 
@@ -89,6 +90,8 @@ def operation(samples, name, filesystem, library):
         "outside_job_ms": middle(outside),
         "sync_ms": middle([value and value * 1000 for value in of("warm", "sync_seconds")]),
         "traced_sync_ms": traces["warm"]["sync_seconds"] * 1000 if "warm" in traces else None,
+        "native_warm_calls": traces.get("warm", {}).get("calls"),
+        "shell_calls": traces.get("shell", {}).get("calls"),
         "native_execs": traces.get("native", {}).get("execs"),
         "native_warm_execs": traces.get("warm", {}).get("execs"),
         "shell_execs": traces.get("shell", {}).get("execs"),
@@ -398,6 +401,13 @@ def markdown(results):
                 text(r["native_cpu_s"], "", 2), text(r["shell_cpu_s"], "", 2), text(r["native_rss_mib"], "", 1),
                 megabytes(r["bytes_written"]), megabytes(r["shell_bytes_written"])] for r in rows]),
     ]
+    calls = [r for r in rows if r["native_warm_calls"] is not None]
+    if calls:
+        parts += ["System calls on files of the repository, mounted, by the library's process and by the script's; QEMU's are not among them:\n",
+                  table(["operation", "NAS", "library", "of which", "script"],
+                        [[named(r), r["filesystem"], str(sum(r["native_warm_calls"].values())),
+                          ", ".join(f"{call} {count}" for call, count in Counter(r["native_warm_calls"]).most_common()),
+                          str(sum((r["shell_calls"] or {}).values()))] for r in calls])]
     big = results["large"]
     if big["rows"]:
         parts += ["## A disk of 3 GiB\n",

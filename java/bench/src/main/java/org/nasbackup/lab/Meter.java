@@ -19,6 +19,8 @@ import java.lang.management.ManagementFactory;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.List;
+import java.util.Map;
+import java.util.TreeMap;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
 import java.util.stream.Collectors;
@@ -35,6 +37,9 @@ final class Meter {
     private static final Pattern FAILED = Pattern.compile("execve(at)?(\\(| resumed>).* = -1 ");
     /** The helper through which Java starts programs, and what times virsh. */
     private static final Pattern NOT_COUNTED = Pattern.compile("/jspawnhelper\"|/shim-[0-9]+/virsh\"");
+
+    /** A call by its name, and what of it tells its files. */
+    private static final Pattern CALL = Pattern.compile("^\\d+ +(\\w+)\\((.*)");
 
     private static final Pattern SYNCED = Pattern.compile("sync(\\(| resumed>).* = 0 <([0-9.]+)>");
 
@@ -137,8 +142,9 @@ final class Meter {
                             "-f",
                             "-qq",
                             "-T",
+                            "-y",
                             "-e",
-                            "trace=execve,execveat,fsync,fdatasync,syncfs,sync",
+                            "trace=execve,execveat,sync,%file,%desc",
                             "-o",
                             "" + log,
                             "-p",
@@ -169,6 +175,7 @@ final class Meter {
                     .count();
             return sample("trace", operation, rival)
                     .with("execs", begun - failed)
+                    .with("calls", onRepository(calls))
                     .with("peak_bytes", peak)
                     .with("sync_seconds", synced);
         } catch (IOException e) {
@@ -177,6 +184,18 @@ final class Meter {
             Thread.currentThread().interrupt();
             throw new IllegalStateException(e);
         }
+    }
+
+    /** How often each system call named the repository, or what was open in it, where it is mounted all the time or by the script. */
+    private Map<String, Integer> onRepository(List<String> calls) {
+        Map<String, Integer> counts = new TreeMap<>();
+        calls.stream()
+                .map(CALL::matcher)
+                .filter(Matcher::find)
+                .filter(call ->
+                        call.group(2).contains("" + nas.root()) || call.group(2).contains("/csbackup."))
+                .forEach(call -> counts.merge(call.group(1), 1, Integer::sum));
+        return counts;
     }
 
     private static boolean everyThreadIsTraced() {
