@@ -31,6 +31,8 @@ use served::{Asked, Counts, ROOT, cifs, nfs};
 use support::{Guest, MIB, Nas, Story, by, repository_json, run, take};
 
 const POINTS: usize = 9;
+/// What a schedule keeps of a guest.
+const KEPT: u64 = 7;
 /// How much later the server's answers come, in milliseconds, and how often each is tried.
 const DELAYS: [u64; 4] = [0, 1, 5, 20];
 const RUNS: u64 = 5;
@@ -99,7 +101,10 @@ static TO_SHOW: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 /// Shows a trace; files are named by their numbers, as the server has them now.
 fn show(text: &str) {
-    let found = std::process::Command::new("find").args(["/srv/root/nas", "-printf", "%i %P\n"]).output().unwrap();
+    let found = std::process::Command::new("find")
+        .args(["/srv/root/nas", "/srv/root/ext4", "-printf", "%i %P\n"])
+        .output()
+        .unwrap();
     let found = String::from_utf8(found.stdout).unwrap();
     let names: BTreeMap<_, _> = found.lines().filter_map(|line| line.split_once(' ')).collect();
     let is_time = |line: &str| line.contains(": xprt_");
@@ -178,16 +183,25 @@ fn ask(operation: &str, request: &Value) -> Value {
 
 /// A guest's chain, of which each operation is counted.
 struct Chain {
+    /// What its operations' names end with.
+    named: &'static str,
     engine: &'static str,
     story: Story,
     nas: Value,
 }
 
 impl Chain {
+    fn begin(named: &'static str, engine: &'static str, export: &str) -> Chain {
+        let story = Story::new(Guest::ordinary(), served::nfs(export, "vers=4.2"));
+        let nas = repository_json(&story.nas.repository());
+        Chain { named, engine, story, nas }
+    }
+
     fn take(&mut self, operation: &str, request: TakeBackupRequest) {
         let (nas, engine, chain) = (&self.nas, self.engine, self.story.points.len());
+        let operation = format!("{operation}{}", self.named);
         // what the story checks it reads from the server's own files
-        self.story.accept_with(request, |request| counted(nas, operation, engine, chain, || take(request)));
+        self.story.accept_with(request, |request| counted(nas, &operation, engine, chain, || take(request)));
     }
 
     fn grow(&mut self) {
@@ -205,11 +219,32 @@ impl Chain {
     fn ask(&self, operation: &str, more: Value) {
         let mut request = json!({"repository": self.nas});
         request.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-        counted(&self.nas, operation, self.engine, self.story.points.len(), || ask(operation, &request));
+        let named = format!("{operation}{}", self.named);
+        counted(&self.nas, &named, self.engine, self.story.points.len(), || ask(operation, &request));
     }
 
     fn path(&self, point: usize) -> &str {
         &self.story.points[point].path
+    }
+
+    /// Nights of a schedule that keeps seven points, the oldest merged into the next. Since the day before nobody has looked at the
+    /// machine's folder.
+    fn keep(&mut self, nights: u64) {
+        self.story.accept(by(self.engine, self.story.request("full")));
+        for night in 1..KEPT + nights {
+            self.story.guest.write(0, 0x30 + night as u8, night % 8 * MIB, MIB);
+            let request = by(self.engine, self.story.request("incremental"));
+            if night < KEPT {
+                self.story.accept(request);
+                continue;
+            }
+            shell(Path::new("/"), "sync; echo 3 > /proc/sys/vm/drop_caches").unwrap();
+            self.take("incremental", request);
+            let (next, oldest) = (self.path(1), self.path(0));
+            self.ask("rebasePoint", json!({"backupPath": next, "goingPoint": oldest}));
+            self.ask("deleteBackup", json!({"backupPath": oldest}));
+            self.story.points.remove(0);
+        }
     }
 
     /// Takes a point out of the middle until two are left.
@@ -339,13 +374,16 @@ fn main() {
     let is_far = |shown: &String| shown.contains(" ms away ");
     if !shown.as_ref().is_some_and(is_far) {
         for engine in engines() {
-            let story = Story::new(Guest::ordinary(), served::nfs("nas", "vers=4.2"));
-            let nas = repository_json(&story.nas.repository());
-            let mut chain = Chain { engine, story, nas };
+            let mut chain = Chain::begin("", engine, "nas");
             chain.grow();
             chain.ask("backupStats", json!({}));
             chain.ask("verifyChain", json!({"backupPath": chain.path(POINTS - 1)}));
             chain.thin_out();
+            chain.story.assert_all_restore();
+        }
+        if engines().any(|engine| engine == "pull") {
+            let mut chain = Chain::begin(" of a night", "pull", "ext4");
+            chain.keep(2);
             chain.story.assert_all_restore();
         }
     }
