@@ -16,6 +16,7 @@ import java.util.List;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.ExecutorService;
 import java.util.concurrent.Executors;
+import java.util.function.LongSupplier;
 import java.util.stream.Collectors;
 import java.util.stream.IntStream;
 import org.nasbackup.CancelHandle;
@@ -124,13 +125,12 @@ final class Growth {
     void planning() {
         try (Subject subject = new Subject(new Guest(SPARSE_TIB << 20))) {
             for (int run = 0; run <= runs; run++) {
-                Meter.resetPeak();
-                long memory = Meter.memory("VmRSS");
+                LongSupplier peak = Meter.watchMemory();
                 double planned = untilBegin(subject.story.request(Mode.FULL));
                 if (run > 0) {
                     samples.add(sample("planning for a sparse disk", SPARSE_TIB, "TiB")
                             .with("full_seconds", planned)
-                            .with("peak_bytes", Meter.memory("VmHWM") - memory));
+                            .with("peak_bytes", peak.getAsLong()));
                 }
             }
         }

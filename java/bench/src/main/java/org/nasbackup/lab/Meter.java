@@ -21,6 +21,7 @@ import java.nio.file.Path;
 import java.util.List;
 import java.util.Map;
 import java.util.TreeMap;
+import java.util.function.LongSupplier;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
 import java.util.stream.Collectors;
@@ -113,8 +114,7 @@ final class Meter {
         long written = nas.bytesWritten();
         double children = childrenCpuSeconds();
         long cpu = PROCESS.getProcessCpuTime();
-        resetPeak();
-        long memory = memory("VmRSS");
+        LongSupplier peak = watchMemory();
         long begun = System.nanoTime();
         operation.run(rival, sample);
         double took = (System.nanoTime() - begun) / 1e9;
@@ -127,7 +127,7 @@ final class Meter {
         }
         if (rival.isNative()) {
             sample.with("cpu_seconds", started + (PROCESS.getProcessCpuTime() - cpu) / 1e9)
-                    .with("peak_bytes", memory("VmHWM") - memory);
+                    .with("peak_bytes", peak.getAsLong());
         }
         return sample.with("bytes_written", nas.bytesWritten() - written);
     }
@@ -152,15 +152,14 @@ final class Meter {
                     .inheritIO()
                     .start();
             Lab.until("strace sees every thread", Meter::everyThreadIsTraced);
-            resetPeak();
-            long memory = memory("VmRSS");
+            LongSupplier memory = watchMemory();
             try {
                 operation.run(rival, sample("", operation, rival));
             } finally {
                 strace.destroy();
                 strace.waitFor();
             }
-            long peak = memory("VmHWM") - memory;
+            long peak = memory.getAsLong();
             List<String> calls = Files.readAllLines(log);
             double synced = calls.stream()
                     .map(SYNCED::matcher)
@@ -224,13 +223,19 @@ final class Meter {
         return (Long.parseLong(fields[13]) + Long.parseLong(fields[14])) / 100.0; // cutime, cstime (proc(5))
     }
 
-    /** The peak of this process's memory starts again (proc(5)). */
-    static void resetPeak() {
-        write(Path.of("/proc/self/clear_refs"), "5");
+    /**
+     * The bytes of memory that this process takes at most from now on. What comes of mapped files does not count: the kernel takes
+     * pages of programs away, and reads them again, whenever it likes.
+     */
+    static LongSupplier watchMemory() {
+        write(Path.of("/proc/self/clear_refs"), "5"); // the peak starts again (proc(5))
+        long all = memory("VmRSS");
+        long files = memory("RssFile");
+        return () -> memory("VmHWM") - all - Math.max(0, memory("RssFile") - files);
     }
 
     /** Bytes, of this process. */
-    static long memory(String field) {
+    private static long memory(String field) {
         return Lab.read(Path.of("/proc/self/status"))
                 .lines()
                 .filter(line -> line.startsWith(field + ":"))
