@@ -15,16 +15,15 @@ use super::plan::PlacedPiece;
 use super::target::OutputTarget;
 use crate::apart::{Apart, Descriptor};
 use crate::engine::rate::Limiter;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::point::fingerprints::{Content, Expected};
-use crate::qcow2::{
-    Buffer, CLUSTER, ImageFailure, Inflated, Layer, Part, Place, Route, Step, Storage as _, View, Zeroing,
-};
+use crate::qcow2::{CLUSTER, ImageFailure, Inflated, Layer, Part, Place, Route, Step, Storage as _, View, Zeroing};
 
 /// The state of one thread that copies.
 #[derive(Debug, Default)]
-pub(super) struct Copier {
-    buffer: Buffer,
+pub(super) struct Copier<'a> {
+    /// Memory for a piece.
+    buffer: &'a mut [u8],
     inflated: Inflated,
     /// For each image of the present disk, how its data reach the output.
     routes: Vec<Route>,
@@ -50,9 +49,10 @@ enum Cluster {
     Placed,
 }
 
-impl Copier {
-    pub(super) fn new(gate: &Arc<Gate>) -> Copier {
-        Copier { gate: gate.clone(), ..Copier::default() }
+impl<'a> Copier<'a> {
+    /// One that has `buffer` for its pieces, `PIECE` bytes.
+    pub(super) fn new(gate: &Arc<Gate>, buffer: &'a mut [u8]) -> Copier<'a> {
+        Copier { buffer, gate: gate.clone(), ..Copier::default() }
     }
 
     /// Prepares for the pieces of another disk.
@@ -101,7 +101,6 @@ impl Copier {
         limiter: &Limiter,
         go_on: impl Fn() -> Result<()>,
     ) -> Result<()> {
-        self.take_memory(work.piece.length)?;
         let mut clusters = self.take_from_old(disk, work, states)?;
         for (start, end) in runs(&clusters, |cluster| *cluster == Cluster::Missing) {
             let range = bytes_of(work, start, end);
@@ -222,19 +221,14 @@ impl Copier {
         Ok(())
     }
 
-    fn take_memory(&mut self, length: u64) -> Result<()> {
-        let made = self.buffer.resize(usize::try_from(length).unwrap_or(0));
-        made.map_err(|error| Error::io(STEP, "memory for a piece", error))
-    }
-
     /// Reads a part from the NAS, then writes it. In between the gate is asked whether the restore goes on; and by the gate it is known
     /// whether the NAS or the outputs' storage hangs.
     fn read_and_write(&mut self, disk: &RestoredDisk, place: Place, to: u64, length: u64) -> Result<()> {
-        self.take_memory(length)?;
-        let read = disk.images.read_place(place, &mut self.buffer, &mut self.inflated);
+        let buffer = &mut self.buffer[indexes(&(0..length))];
+        let read = disk.images.read_place(place, buffer, &mut self.inflated);
         read.map_err(|failure| disk.paths.image_failed(failure))?;
-        if disk.device || self.buffer.iter().any(|byte| *byte != 0) {
-            disk.write(&self.buffer, to, &self.gate)?;
+        if disk.device || buffer.iter().any(|byte| *byte != 0) {
+            disk.write(buffer, to, &self.gate)?;
         }
         disk.done.read.fetch_add(length, Relaxed);
         Ok(())
@@ -374,7 +368,7 @@ mod tests {
 
     /// As where blocks could be shared when the restore began, and no longer.
     #[test]
-    fn nobody_holds_more_than_a_piece_in_memory() {
+    fn memory_for_a_piece_is_enough_for_each() {
         let (source, dir) = (tempfile::tempfile_in("/dev/shm").unwrap(), tempfile::tempdir_in("/var/tmp").unwrap());
         let target = new_file(dir.path());
         let size = 64 * PIECE;
@@ -399,11 +393,11 @@ mod tests {
         disk.shares = true;
         disk.plan().most = SHARED_PIECE;
         let (gate, limiter) = (Arc::default(), Limiter::new(Rate::default()));
-        let mut copier = Copier::new(&gate);
+        let mut buffer = vec![0; PIECE as usize];
+        let mut copier = Copier::new(&gate, &mut buffer);
         copier.begin_disk(&disk);
         while let Some(work) = disk.next(&gate).unwrap() {
             copier.copy_piece(&disk, &work, &limiter, || Ok(())).unwrap();
-            assert!(copier.buffer.len() as u64 <= PIECE, "{} bytes", copier.buffer.len());
         }
     }
 }

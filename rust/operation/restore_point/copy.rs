@@ -7,12 +7,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::copier::Copier;
-use super::disk::RestoredDisk;
+use super::disk::{PIECE, RestoredDisk};
 use super::gate::Gate;
+use super::paths::STEP;
 use crate::engine::rate::Limiter;
 use crate::error::{Code, Error, Result};
 use crate::limits;
 use crate::operation::reading::Reading;
+use crate::qcow2::Buffer;
 use crate::work::background;
 use crate::work::background::Background;
 use crate::work::deadline;
@@ -113,9 +115,21 @@ impl Copying {
         self.disks.iter().enumerate().filter(|(_, disk)| disk.device == devices).collect()
     }
 
+    /// Copies the disks by threads, each with memory for a piece. It is part of one buffer, so that two pieces share a huge page.
+    fn copy_all(&self, disks: &[(usize, &RestoredDisk)]) -> Result<()> {
+        let mut memory = Buffer::default();
+        let made = memory.resize(THREADS * PIECE as usize);
+        made.map_err(|error| Error::io(STEP, "memory for the pieces", error))?;
+        let memory = Mutex::new(memory.chunks_exact_mut(PIECE as usize));
+        self.on_threads(THREADS, |number| {
+            let buffer = memory.lock().unwrap_or_else(PoisonError::into_inner).next();
+            self.copy(number, disks, buffer.unwrap_or_default())
+        })
+    }
+
     /// The work of one thread. Each thread begins with another disk, and goes on until all are copied.
-    fn copy(&self, number: usize, disks: &[(usize, &RestoredDisk)]) -> Result<()> {
-        let mut copier = Copier::new(&self.gate);
+    fn copy(&self, number: usize, disks: &[(usize, &RestoredDisk)], buffer: &mut [u8]) -> Result<()> {
+        let mut copier = Copier::new(&self.gate, buffer);
         let count = disks.len();
         for disk in (0..count).map(|i| disks[(i + number) % count].1) {
             copier.begin_disk(disk);
@@ -210,7 +224,7 @@ fn copy_and_sync(
     let (ours, kept) = (copy.clone(), reading.clone());
     let work = move || {
         let (_held, disks) = (kept, ours.disks_of_kind(devices));
-        ours.on_threads(THREADS, |number| ours.copy(number, &disks))
+        ours.copy_all(&disks)
     };
     wait_and_report("copy", devices, &background::start("copy", work, || ())?, copy, || reading.answers(), job)?;
     job.begin(Phase::Sync)?;

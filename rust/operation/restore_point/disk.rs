@@ -340,7 +340,8 @@ pub(super) mod tests {
             let mut pieces = 0;
             while let Some(work) = disk.next(&Gate::default()).unwrap() {
                 let gate = Arc::default();
-                let mut copier = Copier::new(&gate);
+                let mut buffer = vec![0; PIECE as usize];
+                let mut copier = Copier::new(&gate, &mut buffer);
                 copier.begin_disk(&disk);
                 // before the read it is still wanted
                 let told_meanwhile = || {
@@ -390,7 +391,8 @@ pub(super) mod tests {
     fn a_device_becomes_what_was_backed_up() {
         for compared in [false, true] {
             let (disk, gate, limiter) = (device(compared), Arc::default(), Limiter::new(Rate::default()));
-            let mut copier = Copier::new(&gate);
+            let mut buffer = vec![0; PIECE as usize];
+            let mut copier = Copier::new(&gate, &mut buffer);
             copier.begin_disk(&disk);
             while let Some(work) = disk.next(&gate).unwrap() {
                 copier.copy_piece(&disk, &work, &limiter, || Ok(())).unwrap();
