@@ -198,10 +198,11 @@ impl Reserve {
         }
         let first = &files[due[0].0].disk;
         self.as_owner(|| {
-            self.fill_spare(SPARE + growth.unshared(&due, most)).map_err(|e| e.on_disk(first))?;
+            self.fill_spare(growth.unshared(&due, most)).map_err(|e| e.on_disk(first))?;
             let taken = due.iter().try_for_each(|(i, end)| {
                 let (growing, part) = (&files[*i], &mut growth.parts[*i]);
-                take(&growing.file, part.end, *end).map_err(|e| growing.failed(e.into()))?;
+                // a file system that can't allocate ahead goes without
+                allocate(&growing.file, part.end, *end).map_err(|e| growing.failed(e.into()))?;
                 part.end = *end;
                 Ok(())
             });
@@ -214,7 +215,7 @@ impl Reserve {
     pub(super) fn check(&self) -> Result<()> {
         self.check_kept()?;
         self.as_owner(|| {
-            self.fill_spare(SPARE)?;
+            self.fill_spare(0)?;
             self.spare.set_len(0).map_err(|e| failed(&self.spare_path, e))
         })
     }
@@ -238,16 +239,24 @@ impl Reserve {
         Ok(())
     }
 
-    /// Writes `bytes` to the spare file while room is taken, so that they are free afterwards. The file is truncated before
-    /// its bytes reach the disk, so they are free again at once.
-    fn fill_spare(&self, bytes: u64) -> Result<()> {
-        let piece = [0; PIECE as usize];
-        let mut pieces = (0..bytes).step_by(piece.len());
-        let held = pieces.try_for_each(|at| self.spare.write_all_at(&piece[..(bytes - at).min(PIECE) as usize], at));
+    /// Fills the spare file while room is taken, so that its bytes are free afterwards: `SPARE`, and `more` that a scratch file may
+    /// need. `SPARE` is written, and truncated before it reaches the disk, so it is free again at once. The others are allocated, which
+    /// takes no time; a file system that needs them writes its tables first.
+    fn fill_spare(&self, more: u64) -> Result<()> {
+        let held = self.write_spare(0, SPARE).and_then(|()| {
+            let allocated = more == 0 || allocate(&self.spare, SPARE, SPARE + more)?;
+            if allocated { Ok(()) } else { self.write_spare(SPARE, SPARE + more) }
+        });
         held.map_err(|error| {
             self.spare.set_len(0).ok();
             failed(&self.spare_path, error)
         })
+    }
+
+    fn write_spare(&self, from: u64, end: u64) -> io::Result<()> {
+        let piece = [0; PIECE as usize];
+        let mut pieces = (from..end).step_by(piece.len());
+        pieces.try_for_each(|at| self.spare.write_all_at(&piece[..(end - at).min(PIECE) as usize], at))
     }
 
     /// Runs `work` with the rights of QEMU's user: root may get room that QEMU does not.
@@ -263,13 +272,13 @@ impl Reserve {
     }
 }
 
-/// Allocates blocks of the file up to `end` and keeps its length. A file system that can't allocate ahead goes without.
-fn take(file: &File, from: u64, end: u64) -> Result<(), Errno> {
+/// Allocates blocks of the file up to `end` and keeps its length. False on a file system that can't allocate ahead.
+fn allocate(file: &File, from: u64, end: u64) -> Result<bool, Errno> {
     loop {
         match fallocate(file, FallocateFlags::KEEP_SIZE, from, end - from) {
             Err(Errno::INTR) => {}
-            Err(Errno::OPNOTSUPP | Errno::NOSYS) => return Ok(()),
-            taken => return taken,
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => return Ok(false),
+            allocated => return allocated.map(|()| true),
         }
     }
 }
@@ -408,7 +417,8 @@ mod tests {
         }
         reserve.take_due_room(Instant::now(), || u64::MAX).unwrap();
         assert_eq!(enough.0.path().join("vda").metadata().unwrap().blocks() * 512 / MIB, 15);
-        assert_eq!(enough.0.path().join("spare").metadata().unwrap().len(), 0);
+        let spare = enough.0.path().join("spare").metadata().unwrap();
+        assert_eq!((spare.len(), spare.blocks()), (0, 0));
         reserve.check_kept().unwrap();
 
         // no room is taken as another user
@@ -418,11 +428,14 @@ mod tests {
         assert!(error.code == Code::PermissionDenied && error.cause.starts_with("unable to act as"), "{error}");
         assert_eq!(other.0.path().join("vda").metadata().unwrap().blocks(), 0);
 
-        // here only root would get enough
-        let small = Ext4::new(96);
-        let error = small.reserve(NOBODY, &["vda"]).take_due_room(Instant::now(), || u64::MAX).unwrap_err();
-        assert_eq!((error.code, error.disk.as_deref()), (Code::NoSpace, Some("vda")), "{error}");
-        assert!(error.cause.starts_with("the scratch folder is too small"), "{error}");
+        // here only root would get enough, for one file or for what either of two may need
+        for disks in [&["vda"][..], &["vda", "vdb"]] {
+            let small = Ext4::new(96);
+            let error = small.reserve(NOBODY, disks).take_due_room(Instant::now(), || u64::MAX).unwrap_err();
+            assert_eq!((error.code, error.disk.as_deref()), (Code::NoSpace, Some("vda")), "{error}");
+            assert!(error.cause.starts_with("the scratch folder is too small"), "{error}");
+            assert_eq!(small.0.path().join("spare").metadata().unwrap().blocks(), 0);
+        }
 
         // here not even the spare bytes are free
         let full = Ext4::new(7);
