@@ -13,7 +13,7 @@ use super::rate::{Limiter, Rate};
 use super::reader::{self, Changes, DiskExport, Throttle};
 use super::shared::CopyState;
 use super::socket::Socket;
-use super::writer::{CopyTarget, Piece, REQUEST, Slot, Writer, WriterEnds, Written, send};
+use super::writer::{CopyTarget, Piece, REQUEST, Slot, Writer, WriterEnds, Written, send, with_memory};
 use crate::error::{Code, Error, Result};
 use crate::limits;
 use crate::nas::session::Session;
@@ -262,7 +262,8 @@ struct Request {
 fn serve(images: &Images, disk: &str, asked: &Mutex<Receiver<Request>>) {
     let (mut buffer, mut inflated) = (Buffer::default(), Inflated::default());
     let next = || asked.lock().unwrap_or_else(PoisonError::into_inner).recv();
-    while let Ok(Request { piece, mut slot, done }) = next() {
+    while let Ok(Request { piece, slot, done }) = next() {
+        let mut slot = with_memory(slot);
         let length = usize::try_from(piece.length).unwrap_or(REQUEST);
         let mut read = || {
             buffer.resize(length).map_err(|error| Error::io(COPY, disk, error))?;

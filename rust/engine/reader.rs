@@ -14,7 +14,7 @@ use super::pace::{Demand, Pace};
 use super::rate::{Limiter, Rate};
 use super::shared::CopyState;
 use super::socket::Socket;
-use super::writer::{Piece, Slot, WriterEnds, send};
+use super::writer::{Piece, Slot, WriterEnds, send, with_memory};
 use crate::error::{Code, Error, Result};
 use crate::limits;
 use crate::nbd::{ALLOCATION, Connection, DIRTY, Extent, Status, Ticket, ZERO};
@@ -382,7 +382,7 @@ impl ExportReader {
         } else {
             let length = length as usize;
             self.in_flight += 1;
-            PieceInOrder::Read { ticket: self.connection.read(offset, length, slot)?, offset, length }
+            PieceInOrder::Read { ticket: self.connection.read(offset, length, with_memory(slot))?, offset, length }
         };
         self.waiting.push_back(waiting);
         Ok(RequestOutcome::Used)

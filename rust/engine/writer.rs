@@ -28,8 +28,13 @@ const SLOTS: usize = 16;
 /// What an error says of a writer that was left behind.
 const HANGING: &str = "a write that the NAS does not answer";
 
-/// Memory for one request's bytes. Each piece on its way holds a slot, which bounds their number.
+/// Memory for one request's bytes; empty until it is needed. Each piece on its way holds a slot, which bounds their number.
 pub(super) type Slot = Box<[u8]>;
+
+/// The slot with its memory, which is made for its first request: a guest waits while a job begins, and few changes need few slots.
+pub(super) fn with_memory(slot: Slot) -> Slot {
+    if slot.is_empty() { vec![0; REQUEST].into() } else { slot }
+}
 
 /// What the reader tells the writer about the current disk, in order.
 #[derive(Debug)]
@@ -109,7 +114,7 @@ impl Writer {
         let (free, slots) = mpsc::channel();
         for _ in 0..SLOTS {
             // can't fail: the receiver is in this function
-            let _ = free.send(vec![0; REQUEST].into_boxed_slice());
+            let _ = free.send(Slot::default());
         }
         let probe = Arc::new(OnceLock::new());
         let (ours, found) = (shared.clone(), probe.clone());
