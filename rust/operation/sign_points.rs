@@ -46,7 +46,8 @@ pub struct SignedPoints {
     pub signed: u64,
     /// Points whose manifest had one.
     pub kept: u64,
-    /// Points that still no key vouches for, and machines whose folder can't be read. The log has a line for each.
+    /// Points that still no key vouches for, and machines whose folder can't be read, or of whose points one is half deleted. The log has
+    /// a line for each.
     pub refused: u64,
     /// Machines whose points another call held: none of these points was looked at.
     pub busy: u64,
@@ -143,6 +144,16 @@ fn sign_machine(
     job: &mut Reporter<'_>,
     all: &mut SignedPoints,
 ) -> Result<()> {
+    for point in points.iter().filter(|_| how.trusts) {
+        let (held, at) = (instance.clone(), point.clone());
+        if bounded(STEP, limits::STORAGE_STEP, move || is_going(&held, &at))? {
+            log::warn!(
+                "signing none of its machine's points, for '{point}' is to be deleted first, by a host without a key"
+            );
+            all.refused += 1;
+            return Ok(());
+        }
+    }
     for point in points {
         job.tell()?;
         let (held, ours, at) = (instance.clone(), how.clone(), point.clone());
@@ -158,6 +169,19 @@ fn sign_machine(
         }
     }
     Ok(())
+}
+
+/// True if an image of the point was to take another one's place when a call was cut off. Which of the two is whole no key could tell,
+/// and a host without one, which ends that, changes no signed manifest. What is wrong with a manifest is told when it is signed.
+fn is_going(instance: &Instance, point: &PointPath) -> Result<bool> {
+    let manifest =
+        match instance.folder().open_dir_in(point.name()).and_then(|folder| Manifest::read_with_text(&folder)) {
+            Err(error) if [Code::NotFound, Code::CorruptImage, Code::PermissionDenied].contains(&error.code) => None,
+            manifest => manifest?,
+        };
+    let mut disks =
+        manifest.iter().filter(|(manifest, _)| manifest.mac.is_none()).flat_map(|(manifest, _)| &manifest.disks);
+    Ok(disks.any(|disk| disk.goes_into.is_some()))
 }
 
 enum Signed {

@@ -220,6 +220,10 @@ fn keys_are_changed_and_older_points_signed_without_a_look_at_data() {
     before.keys(&[ONE]);
     assert_bad(&story, &story.points[2], "made without a key");
     assert_eq!(sign(&story, false), [0, 0, 3, 0]);
+    let into = story.points[2].files()[0].clone();
+    forge(&story, &story.points[1], |m| m.disks[0].goes_into = Some(into));
+    assert_eq!(sign(&story, true), [0, 0, 1, 0], "what was cut off has to be ended without a key");
+    forge(&story, &story.points[1], |m| m.disks[0].goes_into = None);
     forge(&story, &story.points[0], |m| m.mac = Some(Digest::of(b"mac")));
     assert_eq!(sign(&story, true), [2, 0, 1, 0], "a wrong MAC is none that is missing");
     assert_bad(&story, &story.points[2], "what it stands on was refused");
