@@ -187,6 +187,7 @@ fn a_chain_lives_on_cifs_by_pull() {
 }
 
 #[test]
+#[ignore = "make nas: NFS 3 is tried by pull, and by QEMU's own writes NFS 4.2"]
 fn a_chain_lives_on_nfs_3_by_push() {
     live("push", nfs("nas", "vers=3"));
 }
