@@ -369,7 +369,7 @@ mod tests {
         let (writer, (pieces, slots)) = Writer::start(vec![target], session.clone(), &shared, || ()).unwrap();
         let mut all: Vec<Slot> = (0..SLOTS).map(|_| slots.recv().unwrap()).collect();
         let mut write = |at: usize| {
-            let mut slot = all.pop().unwrap();
+            let mut slot = with_memory(all.pop().unwrap());
             slot.fill(1);
             send(&pieces, Piece::Data { offset: (at * REQUEST) as u64, length: REQUEST, slot }).unwrap();
         };
