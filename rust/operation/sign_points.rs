@@ -147,9 +147,7 @@ fn sign_machine(
     for point in points.iter().filter(|_| how.trusts) {
         let (held, at) = (instance.clone(), point.clone());
         if bounded(STEP, limits::STORAGE_STEP, move || is_going(&held, &at))? {
-            log::warn!(
-                "signing none of its machine's points, for '{point}' is to be deleted first, by a host without a key"
-            );
+            log::warn!("no point of '{}' is signed: delete '{point}' first, on a host without a key", point.instance());
             all.refused += 1;
             return Ok(());
         }
@@ -171,8 +169,8 @@ fn sign_machine(
     Ok(())
 }
 
-/// True if an image of the point was to take another one's place when a call was cut off. Which of the two is whole no key could tell,
-/// and a host without one, which ends that, changes no signed manifest. What is wrong with a manifest is told when it is signed.
+/// True if a merge of the point was cut off: no key could vouch for its images then, and only a host without a key can end the merge,
+/// which it could not if their manifests were signed. What is wrong with a manifest is told when it is to be signed.
 fn is_going(instance: &Instance, point: &PointPath) -> Result<bool> {
     let manifest =
         match instance.folder().open_dir_in(point.name()).and_then(|folder| Manifest::read_with_text(&folder)) {
