@@ -22,6 +22,9 @@ import java.util.ArrayList;
 import java.util.List;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.TimeUnit;
+import java.util.stream.Collectors;
+import java.util.stream.Stream;
+import org.junit.jupiter.api.BeforeAll;
 import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
@@ -32,15 +35,24 @@ import org.nasbackup.provider.database.MariaDb;
 /** The management server is killed between any two of its steps; the next one goes on. */
 @Tag("lab")
 class KilledServerTest {
+    private static final int MOST_STOPS = 10;
+
     @TempDir
     Path folder;
 
-    private Path nas() {
-        return folder.resolve("nas.json");
+    @BeforeAll
+    static void databases() throws Exception {
+        for (int number = 0; number <= MOST_STOPS; number++) {
+            MariaDb.shared().create(KilledServer.database(number));
+        }
     }
 
-    /** @return was it killed? Else it came to its end. */
-    private boolean run(int stop, String... work) throws Exception {
+    /**
+     * Gives each of these works to a server, and kills them all.
+     *
+     * @return of each: was it killed? Else it was done
+     */
+    private List<Boolean> run(boolean forced, List<String> works) throws Exception {
         List<String> command = new ArrayList<>(
                 List.of(Path.of(System.getProperty("java.home"), "bin", "java").toString()));
         command.addAll(ChildJvm.SHORT_LIVED);
@@ -51,24 +63,27 @@ class KilledServerTest {
                 System.getProperty("java.class.path"),
                 KilledServer.class.getName(),
                 MariaDb.shared().socket().toString(),
-                nas().toString(),
-                String.valueOf(stop)));
-        command.addAll(List.of(work));
-        Process server = new ProcessBuilder(command)
+                folder.toString(),
+                String.valueOf(forced)));
+        command.addAll(works);
+        Process servers = new ProcessBuilder(command)
                 .redirectError(ProcessBuilder.Redirect.INHERIT)
                 .start();
         // generous: one that hangs ends the test, and not the night
-        CompletableFuture.delayedExecutor(180, TimeUnit.SECONDS).execute(server::destroyForcibly);
+        CompletableFuture.delayedExecutor(180, TimeUnit.SECONDS).execute(servers::destroyForcibly);
+        List<Boolean> killed = new ArrayList<>();
         try (BufferedReader out =
-                new BufferedReader(new InputStreamReader(server.getInputStream(), StandardCharsets.UTF_8))) {
-            String line = out.readLine();
-            while (line != null && !line.equals("stopped") && !line.equals("done")) {
-                line = out.readLine();
+                new BufferedReader(new InputStreamReader(servers.getInputStream(), StandardCharsets.UTF_8))) {
+            while (killed.size() < works.size()) {
+                String line = out.readLine();
+                assertThat(line).as("it stopped or was done").isNotNull();
+                if (line.equals("stopped") || line.equals("done")) {
+                    killed.add(line.equals("stopped"));
+                }
             }
-            assertThat(line).as("it stopped or was done").isNotNull();
-            return line.equals("stopped");
+            return killed;
         } finally {
-            server.destroyForcibly().waitFor();
+            servers.destroyForcibly().waitFor();
         }
     }
 
@@ -76,41 +91,47 @@ class KilledServerTest {
         void play(Site site, List<Backup> taken, int stop, boolean killed) throws Exception;
     }
 
-    private void atEveryStop(int backups, int stops, String[] work, Scene after) throws Exception {
-        boolean killed = true;
-        for (int stop = 0; killed; stop++) {
-            try (Database database = new Database(MariaDb.shared().socket())) {
-                Site site = Site.fresh(database);
-                List<Backup> taken = new ArrayList<>();
-                for (int i = 0; i < backups; i++) {
-                    taken.add(site.take());
-                }
-                site.nas.save(nas());
-                String[] arguments = work.clone();
-                if (!arguments[0].equals("take")) {
-                    arguments[0] = String.valueOf(
-                            taken.get(Integer.parseInt(arguments[0])).getId());
-                }
-                killed = run(stop, arguments);
-                site.nas.load(nas());
-                after.play(site, taken, stop, killed);
-                assertThat(killed).as("killed at stop %s", stop).isEqualTo(stop < stops);
+    /** @param target the backup to delete; null: another is taken */
+    private void atEveryStop(int backups, int stops, Integer target, boolean forced, Scene after) throws Exception {
+        List<Database> databases = new ArrayList<>();
+        try {
+            List<Site> sites = new ArrayList<>();
+            List<List<Backup>> taken = new ArrayList<>();
+            List<String> works = new ArrayList<>();
+            for (int stop = 0; stop <= stops; stop++) {
+                databases.add(new Database(MariaDb.shared().socket(), KilledServer.database(stop)));
+                Site site = Site.fresh(databases.get(stop));
+                sites.add(site);
+                taken.add(Stream.generate(site::take).limit(backups).collect(Collectors.toList()));
+                works.add(
+                        target == null
+                                ? "take"
+                                : String.valueOf(taken.get(stop).get(target).getId()));
+                site.nas.save(KilledServer.nas(folder, stop));
+            }
+            List<Boolean> killed = run(forced, works);
+            for (int stop = 0; stop <= stops; stop++) {
+                assertThat(killed.get(stop)).as("killed at stop %s", stop).isEqualTo(stop < stops);
+                // once the database's server has let go of what the process held
+                databases.get(stop).locked(Site.VM, () -> {});
+                sites.get(stop).nas.load(KilledServer.nas(folder, stop));
+                after.play(sites.get(stop), taken.get(stop), stop, stop < stops);
+            }
+        } finally {
+            for (Database database : databases) {
+                database.close();
             }
         }
     }
 
     private void delete(int backups, int target, boolean forced, int stops) throws Exception {
-        atEveryStop(
-                backups,
-                stops,
-                new String[] {String.valueOf(target), String.valueOf(forced)},
-                (site, taken, stop, killed) -> {
-                    if (killed) {
-                        site.mergesFull = true;
-                        site.delete(taken.get(target), forced);
-                    }
-                    site.agrees();
-                });
+        atEveryStop(backups, stops, target, forced, (site, taken, stop, killed) -> {
+            if (killed) {
+                site.mergesFull = true;
+                site.delete(taken.get(target), forced);
+            }
+            site.agrees();
+        });
     }
 
     /**
@@ -135,7 +156,7 @@ class KilledServerTest {
 
     @Test
     void during_a_backup() throws Exception {
-        atEveryStop(2, 4, new String[] {"take"}, (site, taken, stop, killed) -> {
+        atEveryStop(2, 4, null, false, (site, taken, stop, killed) -> {
             if (!killed) {
                 return;
             }

@@ -27,9 +27,10 @@ import org.nasbackup.provider.cloudstack.Transactions;
 
 /** One connection, as a management server's thread has it, and what goes over it. */
 public final class Database implements Transactions, ChainLocks, AutoCloseable {
-    private static final int LINE_PATIENCE_SECONDS = 60;
+    private static final int PATIENCE_SECONDS = 60;
 
     private final Path socket;
+    private final String name;
     private final Connection connection;
     /** Connections that hold no lock now. To open one takes the time of many statements. */
     private final Deque<Database> spare = new ConcurrentLinkedDeque<>();
@@ -38,8 +39,13 @@ public final class Database implements Transactions, ChainLocks, AutoCloseable {
     private Runnable whileItWaits = () -> {};
 
     public Database(Path socket) throws SQLException {
+        this(socket, "cloud");
+    }
+
+    public Database(Path socket, String name) throws SQLException {
         this.socket = socket;
-        this.connection = MariaDb.connect(socket, "cloud");
+        this.name = name;
+        this.connection = MariaDb.connect(socket, name);
     }
 
     /** What happens to the process when it has written and not committed. */
@@ -119,7 +125,7 @@ public final class Database implements Transactions, ChainLocks, AutoCloseable {
 
     /** As somebody who works on that virtual machine. */
     public void locked(long vmId, Runnable work) {
-        if (!within(0, chain(vmId), work)) {
+        if (!within(PATIENCE_SECONDS, chain(vmId), work)) {
             throw new IllegalStateException("locked");
         }
     }
@@ -138,18 +144,18 @@ public final class Database implements Transactions, ChainLocks, AutoCloseable {
     @Override
     public <T> T lockedLine(long hostId, Supplier<T> work) {
         List<T> results = new ArrayList<>(1);
-        if (!within(LINE_PATIENCE_SECONDS, "nas.backup.line.host." + hostId, () -> results.add(work.get()))) {
+        if (!within(PATIENCE_SECONDS, "nas.backup.line.host." + hostId, () -> results.add(work.get()))) {
             throw new IllegalStateException("line locked");
         }
         return results.get(0);
     }
 
-    private boolean within(int seconds, String name, Runnable work) {
+    private boolean within(int seconds, String lock, Runnable work) {
         try {
             Database free = spare.poll();
-            Database own = free == null ? new Database(socket) : free;
+            Database own = free == null ? new Database(socket, name) : free;
             try {
-                return own.lockedWithin(seconds, name, work);
+                return own.lockedWithin(seconds, lock, work);
             } finally {
                 spare.push(own);
             }
@@ -158,8 +164,9 @@ public final class Database implements Transactions, ChainLocks, AutoCloseable {
         }
     }
 
-    private boolean lockedWithin(int seconds, String name, Runnable work) {
-        Integer got = read(row -> row.getInt(1), "select get_lock(?, ?)", name, seconds)
+    /** The server's locks are those of all its databases. */
+    private boolean lockedWithin(int seconds, String lock, Runnable work) {
+        Integer got = read(row -> row.getInt(1), "select get_lock(concat(database(), ?), ?)", lock, seconds)
                 .get(0);
         if (got != 1) {
             return false;
@@ -168,13 +175,13 @@ public final class Database implements Transactions, ChainLocks, AutoCloseable {
             work.run();
             return true;
         } finally {
-            release(name);
+            release(lock);
         }
     }
 
     /** Once it returns nobody finds the lock held; the end of a connection is carried out after {@code close} has returned. */
-    private void release(String name) {
-        read(row -> row.getInt(1), "select release_lock(?)", name);
+    private void release(String lock) {
+        read(row -> row.getInt(1), "select release_lock(concat(database(), ?))", lock);
     }
 
     /** How many tickets stand aside now. */

@@ -49,10 +49,15 @@ public final class MariaDb {
         server = start(log, data);
         Runtime.getRuntime().addShutdownHook(new Thread(this::end));
         awaitStart(log);
-        execute("create database cloud");
-        run("schema.sql");
+        create("cloud");
+    }
+
+    /** A database of this name, with CloudStack's tables. */
+    public void create(String database) throws IOException {
+        execute("create database " + database);
+        run("schema.sql", database);
         if (Version.LATER) {
-            run("schema-4.23.sql");
+            run("schema-4.23.sql", database);
         }
     }
 
@@ -78,8 +83,8 @@ public final class MariaDb {
         return builder.start();
     }
 
-    private void run(String script) throws IOException {
-        List<String> statements = new ArrayList<>(List.of("use cloud"));
+    private void run(String script, String database) throws IOException {
+        List<String> statements = new ArrayList<>(List.of("use " + database));
         Path file = Path.of(MariaDb.class.getResource(script).getPath());
         for (String statement : Files.readString(file).split(";")) {
             if (!statement.isBlank()) {
