@@ -128,8 +128,10 @@ public final class MariaDb {
         return connect(socket(), database);
     }
 
+    /** The server reads the text of each statement once: the tests ask the same hundreds of times. */
     public static Connection connect(Path socket, String database) throws SQLException {
-        return DriverManager.getConnection("jdbc:mariadb://localhost/" + database + "?user=root&localSocket=" + socket);
+        return DriverManager.getConnection(
+                "jdbc:mariadb://localhost/" + database + "?user=root&useServerPrepStmts=true&localSocket=" + socket);
     }
 
     private void end() {
