@@ -146,9 +146,7 @@ fn a_linux_guest_boots_writes_and_answers() {
     assert!(!torn.was_frozen());
     assert!(torn.verified_files(true) > 2);
     linux.reboot();
-    support::until("the guest goes down", || {
-        linux.guest.virsh(&["dumpxml"]).contains("guest_agent.0' state='disconnected'")
-    });
+    support::until("the guest goes down", || linux.guest.live_xml().contains("guest_agent.0' state='disconnected'"));
     linux.wait_for_agent();
     linux.power_off();
     support::until("the guest is off", || linux.guest.state() == "gone");

@@ -483,6 +483,11 @@ impl Guest {
         libvirt::state(&self.name).unwrap_or_else(|_| "gone".to_owned())
     }
 
+    /// What libvirt tells of it while it runs.
+    pub fn live_xml(&self) -> String {
+        libvirt::xml(&self.name).unwrap()
+    }
+
     /// Runs `virsh` on this domain and returns what it prints.
     pub fn virsh(&self, arguments: &[&str]) -> String {
         run("virsh", [&arguments[..1], &["--domain", &self.name], &arguments[1..]].concat())

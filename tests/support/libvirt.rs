@@ -58,6 +58,11 @@ pub fn state(name: &str) -> Result<String, Error> {
     })
 }
 
+/// What `virsh dumpxml` prints of it.
+pub fn xml(name: &str) -> Result<String, Error> {
+    ask_domain(name, |domain| domain.xml_desc(0))
+}
+
 /// Does it have a job?
 pub fn has_job(name: &str) -> Result<bool, Error> {
     Ok(ask_domain(name, Domain::job_info)?.r#type != virt_sys::VIR_DOMAIN_JOB_NONE as c_int)
