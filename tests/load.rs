@@ -13,8 +13,8 @@ use support::{Guest, Leaks, MIB, Nas, Story, repository_json};
 /// Backups until the memory that is kept for the next ones has come.
 const WARM_UP: usize = 9;
 
-/// Resident memory of this process without what it has of files, in KiB. The test's runner has malloc give back at once what is freed.
-fn resident() -> f64 {
+/// The memory of this process, without what it has of files, in KiB. The test's runner has malloc give back at once what is freed.
+fn anonymous() -> f64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find(|line| line.starts_with("RssAnon:")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
@@ -56,7 +56,7 @@ fn backups_in_a_row_of_three_guests_leave_nothing() {
         }
         one_more(&mut stories[n % 3], n / 3);
         if n >= WARM_UP {
-            memory.push(resident());
+            memory.push(anonymous());
         }
     }
     before.unwrap().assert_none();
@@ -69,10 +69,10 @@ fn backups_in_a_row_of_three_guests_leave_nothing() {
     // in the first half libraries still fill their caches
     let slope = slope(&memory[backups / 2..]);
     println!("| backups in a row | {backups} | {backups} | 0 | 0 |");
-    println!("{slope:.3} KiB resident memory a backup, {} KiB at the end", memory.last().unwrap());
+    println!("{slope:.3} KiB of memory a backup, {} KiB at the end", memory.last().unwrap());
     if let Some(folder) = std::env::var_os("NASBACKUP_SOAK_REPORT").map(std::path::PathBuf::from) {
         let rows =
-            format!("| backups in a row ({slope:.3} KiB resident memory a backup) | {backups} | {backups} | 0 | 0 |\n");
+            format!("| backups in a row ({slope:.3} KiB of memory a backup) | {backups} | {backups} | 0 | 0 |\n");
         std::fs::write(folder.join("load-rows"), rows).unwrap();
     }
     // a leak of one buffer a backup is a hundred times that; few backups show no slope
