@@ -309,14 +309,16 @@ mod tests {
             // each is larger than the one below, and the top one ends within a cluster
             let length = (size - (layers.len() - 1 - i) as u64 * (3 << 20)).to_string();
             run("qemu-img", &[&create[..], &[text(&path), &length]].concat());
-            for n in 0..40 {
+            let commands = (0..40).map(|n| {
                 let (at, length) = ((n * 7919 + i as u64 * 104_729) % 5000 * 1024, 1 + n % 9 * 13);
-                let command = match n % 4 {
+                match n % 4 {
                     0 => format!("write -z {at} {length}k"),
                     _ => format!("write -P {} {at} {length}k", 1 + n + 50 * i as u64),
-                };
-                run("qemu-io", &["-f", format, "-c", &command, text(&path)]);
-            }
+                }
+            });
+            let commands: Vec<_> = commands.collect();
+            let commands: Vec<_> = commands.iter().flat_map(|command| ["-c", command]).collect();
+            run("qemu-io", &[&["-f", format], &commands[..], &[text(&path)]].concat());
             let data = data.exists().then(|| file(&data));
             opened.insert(0, if *format == "raw" { Layer::Raw(file(&path)) } else { Layer::Qcow2(file(&path), data) });
             below = Some((text(&path).to_owned(), format));
