@@ -12,7 +12,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use serde_json::Value;
-use support::{Disk, Guest, Nas, Story, assert_holds, assert_same, by, folder, mounted_at, run, until};
+use support::{Disk, Guest, Nas, Point, Story, assert_holds, assert_same, by, folder, mounted_at, run, until};
 
 /// A host with settings of its own, and the repository of `story`.
 struct Host {
@@ -498,10 +498,15 @@ impl Interrupted {
         Interrupted { host: Host::new(&place.join("nas")), place: place.join("to") }
     }
 
-    /// Each point that is there holds what the guest had.
+    /// Each point that is there holds what the guest had: its images are those of the story, or read as they did.
     fn assert_whole(&self, story: &Story) {
+        let nas = Path::new(&self.host.nas);
+        let is_as_it_was =
+            |file: String| std::fs::read(nas.join(&file)).ok() == std::fs::read(story.nas.at(&file)).ok();
+        if story.points.iter().flat_map(Point::files).all(is_as_it_was) {
+            return;
+        }
         for point in &story.points {
-            let nas = Path::new(&self.host.nas);
             if nas.join(&point.path).exists() {
                 point.assert_restores_from(nas);
             }
@@ -535,6 +540,7 @@ fn a_ctrl_c_at_any_step_leaves_all_points_whole_and_the_same_call_then_ends() {
         let request = by("pull", story.request(mode));
         story.accept(request);
     }
+    story.assert_all_restore();
     let [middle, last] = [1, 2].map(|i| story.points[i].path.as_str());
     for (arguments, again) in [
         (&["delete", "--merge", middle][..], Some(3)),
