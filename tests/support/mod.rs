@@ -21,13 +21,16 @@ mod writer;
 
 use std::ffi::OsStr;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use nasbackup::config::Engine;
+use rustix::process::{Pid, Signal, kill_process_group};
 
 pub use agent::{Agent, Ended, host, own_host, repository_json, run_as_agent, take_json};
 pub use bootable::{READY, Then, bootable_guest};
@@ -98,7 +101,7 @@ pub fn engine() -> Engine {
 
 /// Runs a program and returns what it printed; panics when it fails, and when it hangs.
 pub fn run<I: AsRef<OsStr>>(program: &str, arguments: impl IntoIterator<Item = I>) -> String {
-    let mut command = within_patience(program);
+    let mut command = Command::new(program);
     command.args(arguments);
     let output = output(&mut command);
     assert!(
@@ -111,20 +114,29 @@ pub fn run<I: AsRef<OsStr>>(program: &str, arguments: impl IntoIterator<Item = I
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// The program, which ends with status 124 if it hangs.
-fn within_patience(program: &str) -> Command {
-    let mut command = Command::new("timeout");
-    command.args(["--kill-after=10", &format!("{}", 2 * PATIENCE.as_secs()), program]);
-    command
-}
-
 /// Does the program end with status 0?
 pub fn succeeds<I: AsRef<OsStr>>(program: &str, arguments: impl IntoIterator<Item = I>) -> bool {
-    output(within_patience(program).args(arguments)).status.success()
+    output(Command::new(program).args(arguments)).status.success()
 }
 
+/// Runs it to its end. One that hangs is killed with what it has started: by a thread, for a process to do so takes each of thousands
+/// of runs a millisecond of a core.
 fn output(command: &mut Command) -> Output {
-    command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"))
+    let piped = command.process_group(0).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = piped.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let group = Pid::from_child(&child);
+    let (ended, ends) = mpsc::channel::<()>();
+    std::thread::scope(|scope| {
+        let watch = scope.spawn(move || {
+            if ends.recv_timeout(2 * PATIENCE) == Err(RecvTimeoutError::Timeout) {
+                kill_process_group(group, Signal::KILL).ok();
+            }
+        });
+        let output = child.wait_with_output().unwrap();
+        drop(ended);
+        watch.join().unwrap();
+        output
+    })
 }
 
 /// What is waited for on a machine however busy, before it is taken for never.
