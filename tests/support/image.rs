@@ -1,8 +1,10 @@
 //! Disk images, by way of `qemu-img`.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use serde_json::Value;
 
@@ -36,24 +38,32 @@ impl Image {
 
     /// Makes an image of `size` bytes.
     pub fn create(self, path: &Path, size: u64) {
-        let size = size.to_string();
-        let mut arguments = vec!["create", "-q", "-f", self.format()];
-        let secret = format!("secret,id=key,data={PASSPHRASE}");
+        let (size, path) = (size.to_string(), path.to_str().unwrap());
+        let create = ["create", "-q", "-f", self.format()];
         match self {
-            Image::Qcow2 | Image::Raw => {}
-            Image::Qcow2V2 => arguments.extend(["-o", "compat=0.10"]),
-            Image::Luks => {
-                arguments.extend(["--object", &secret, "-o", "encrypt.format=luks,encrypt.key-secret=key"]);
-                arguments.extend(["-o", "encrypt.iter-time=10"]);
-            }
-        }
-        arguments.extend([path.to_str().unwrap(), &size]);
-        // To make a LUKS key QEMU measures its own CPU time, and gives up on a machine whose clock is coarse or busy.
-        let tries = if self == Image::Luks { 10 } else { 0 };
-        if !(0..tries).any(|_| succeeds("qemu-img", &arguments)) {
+            Image::Qcow2 | Image::Raw => run("qemu-img", [&create[..], &[path, &size]].concat()),
+            Image::Qcow2V2 => run("qemu-img", [&create[..], &["-o", "compat=0.10", path, &size]].concat()),
+            Image::Luks => run("cp", [encrypted(&size).to_str().unwrap(), path]),
+        };
+    }
+}
+
+/// An encrypted image of this size to make copies of: to make a LUKS key QEMU measures for seconds of a core how fast it is.
+fn encrypted(size: &str) -> PathBuf {
+    static MADE: Mutex<BTreeMap<String, PathBuf>> = Mutex::new(BTreeMap::new());
+    let make = || {
+        let path = folder("encrypted").join("image");
+        let secret = format!("secret,id=key,data={PASSPHRASE}");
+        let options = "encrypt.format=luks,encrypt.key-secret=key,encrypt.iter-time=10";
+        let arguments =
+            ["create", "-q", "-f", "qcow2", "--object", &secret, "-o", options, path.to_str().unwrap(), size];
+        // it gives up on a machine whose clock is coarse or busy
+        if !(0..10).any(|_| succeeds("qemu-img", arguments)) {
             run("qemu-img", arguments);
         }
-    }
+        path
+    };
+    MADE.lock().unwrap().entry(size.to_owned()).or_insert_with(make).clone()
 }
 
 /// Makes `path` an overlay of `template`.
