@@ -99,6 +99,17 @@ pub fn virtual_size(path: &Path) -> u64 {
     }
 }
 
+/// The backing file that the header of a qcow2 names.
+pub fn backing(path: &Path) -> Option<String> {
+    let file = File::open(path).unwrap();
+    let mut header = [0; 20];
+    file.read_exact_at(&mut header, 0).unwrap();
+    let at = u64::from_be_bytes(header[8..16].try_into().unwrap());
+    let mut name = vec![0; u32::from_be_bytes(header[16..].try_into().unwrap()) as usize];
+    file.read_exact_at(&mut name, at).unwrap();
+    (at > 0).then(|| String::from_utf8(name).unwrap())
+}
+
 /// The names of the bitmaps stored in a qcow2, in order.
 pub fn stored_bitmaps(path: &Path) -> Vec<String> {
     names(&info(path, "qcow2")["format-specific"]["data"]["bitmaps"])

@@ -465,7 +465,7 @@ impl Story {
     fn assert_file(&self, disk: &TakenDisk) {
         let file = self.nas.at(&disk.file);
         assert_eq!(disk.size, file.metadata().unwrap().len());
-        let backing = image::info(&file, "qcow2")["backing-filename"].as_str().map(str::to_owned);
+        let backing = image::backing(&file);
         // Both are <instance>/<timestamp>/<file>.
         let parent = disk.parent.as_deref().map(|parent| format!("../{}", parent.split_once('/').unwrap().1));
         assert_eq!(backing, parent);
