@@ -108,7 +108,13 @@ impl Nas {
     /// A view of this repository through FUSE, with these options of `bindfs`.
     pub fn view_with(self, options: &[&str]) -> Nas {
         let mut view = Nas::folder();
-        let child = Command::new("bindfs").arg("-f").args(options).args([&self.root, &view.root]).spawn().unwrap();
+        // without it the kernel hands it each page by itself
+        let child = Command::new("bindfs")
+            .args(["-f", "-o", "big_writes"])
+            .args(options)
+            .args([&self.root, &view.root])
+            .spawn()
+            .unwrap();
         view.view = Some(child);
         until("bindfs mounts", || super::leaks::mounted_at(&view.root));
         view.mounted = true;
