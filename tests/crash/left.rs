@@ -249,6 +249,7 @@ fn a_guest_that_is_frozen_when_its_agent_is_killed_is_thawed_at_the_next_start()
         assert_eq!(Agent::new(&own_host(), &[call]).killed_at(step).run(), Ended::Killed);
         assert!(linux.is_frozen(), "{step}");
         Agent::new(&own_host(), &[]).succeed();
+        await_undone(&linux.guest);
         linux.assert_writes();
         linux.guest.assert_no_job();
         assert_eq!(linux.guest.checkpoints(), [] as [&str; 0]);
