@@ -1,10 +1,11 @@
-//! The NBD client against a real server, `qemu-nbd`.
+//! The NBD client against real servers, `qemu-nbd` and a guest's QEMU.
 
 #![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
 
 mod support;
 
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command};
@@ -12,7 +13,8 @@ use std::time::{Duration, Instant};
 
 use nasbackup::error::{Code, Error, Result};
 use nasbackup::nbd::{ALLOCATION, Connection, DIRTY, Extent, ZERO};
-use support::{MIB, PATIENCE, folder, is_served, run, until};
+use serde_json::json;
+use support::{Guest, MIB, PATIENCE, folder, is_served, run, until};
 
 const TICK: Duration = Duration::from_millis(20);
 const BITMAP: &str = "qemu:dirty-bitmap:changes";
@@ -159,4 +161,36 @@ fn a_server_that_hangs_is_not_waited_for() {
     connection.read(0, MIB as usize, vec![0; MIB as usize].into()).unwrap();
     drop(connection);
     assert!(start.elapsed() < PATIENCE, "{:?}", start.elapsed());
+}
+
+/// QEMU 7.2 of Debian 12 waits for a client in the middle of its handshake when its server stops, and the guest waits with it.
+#[test]
+fn a_handshake_that_is_given_up_does_not_keep_a_guest_s_server_from_stopping() {
+    let guest = Guest::ordinary();
+    let folder = folder("nbd");
+    std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o777)).unwrap();
+    let socket = folder.join("socket");
+    let address = json!({"type": "unix", "data": {"path": socket}});
+    guest.qmp(json!({"execute": "nbd-server-start", "arguments": {"addr": address}}));
+    let stopped = Error::new(Code::Cancelled, "copy", "it was stopped");
+    // as the reader of a backup that is cancelled, which keeps its connections until the job has ended
+    let mut connection = Connection::new().unwrap();
+    let stream = UnixStream::connect(&socket).unwrap().into();
+    let error = connection.connect(stream, "disk", &[ALLOCATION], TICK, || Err(stopped.clone())).unwrap_err();
+    assert_eq!(error, stopped);
+    // QEMU's main loop has been round since, as it has when libvirt ends an aborted job
+    guest.qmp(json!({"execute": "query-status"}));
+    guest.qmp(json!({"execute": "query-status"}));
+    std::thread::scope(|scope| {
+        let stop = scope.spawn(|| guest.qmp(json!({"execute": "nbd-server-stop"})));
+        let start = Instant::now();
+        while !stop.is_finished() && start.elapsed() < PATIENCE {
+            std::thread::sleep(TICK);
+        }
+        if !stop.is_finished() {
+            guest.kill_qemu();
+        }
+    });
+    assert_eq!(guest.state(), "running");
+    drop(connection);
 }

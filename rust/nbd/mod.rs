@@ -108,30 +108,9 @@ impl Connection {
         let export = c_string(export)?;
         self.contexts = contexts.iter().map(|context| (*context).to_owned()).collect();
         let contexts = contexts.iter().map(|context| c_string(context)).collect::<Result<Vec<_>>>()?;
-        // SAFETY: the handle is open, and the texts, which the calls copy, are NUL-terminated and outlive them. The socket is
-        // the library's from now on, whatever it returns: it closes it with the handle.
-        unsafe {
-            self.check((api.set_export_name)(handle, export.as_ptr()), CONNECT)?;
-            if let Some(set_pread_initialize) = api.set_pread_initialize {
-                // a buffer is handed on only when its request has succeeded
-                self.check(set_pread_initialize(handle, false), CONNECT)?;
-            }
-            for context in &contexts {
-                self.check((api.add_meta_context)(handle, context.as_ptr()), CONNECT)?;
-            }
-            self.watch_handshake(&socket)?;
-            let begun = self.check((api.aio_connect_socket)(handle, socket.into_raw_fd()), CONNECT);
-            self.shaken(begun)?;
-        }
-        loop {
-            // SAFETY: the handle is open.
-            let ready = self.check(unsafe { (api.aio_is_ready)(handle) }, CONNECT);
-            if self.shaken(ready)? == 1 {
-                break;
-            }
-            go_on()?;
-            let waited = self.wait(tick, CONNECT);
-            self.shaken(waited)?;
+        if let Err(error) = self.shake_hands(socket, &export, &contexts, tick, go_on) {
+            self.hang_up();
+            return Err(error);
         }
         // SAFETY: the handle is open.
         self.check(unsafe { (api.set_debug)(handle, false) }, CONNECT)?;
@@ -159,6 +138,52 @@ impl Connection {
         let mut connection = Connection::new()?;
         connection.connect(socket, export, contexts, tick, go_on)?;
         Ok(connection)
+    }
+
+    fn shake_hands(
+        &mut self,
+        socket: OwnedFd,
+        export: &CStr,
+        contexts: &[CString],
+        tick: Duration,
+        go_on: impl Fn() -> Result<()>,
+    ) -> Result<()> {
+        let Connection { api, handle, .. } = *self;
+        let handle = handle.as_ptr();
+        // SAFETY: the handle is open, and the texts, which the calls copy, are NUL-terminated and outlive them. The socket is
+        // the library's from now on, whatever it returns: it closes it with the handle.
+        unsafe {
+            self.check((api.set_export_name)(handle, export.as_ptr()), CONNECT)?;
+            if let Some(set_pread_initialize) = api.set_pread_initialize {
+                // a buffer is handed on only when its request has succeeded
+                self.check(set_pread_initialize(handle, false), CONNECT)?;
+            }
+            for context in contexts {
+                self.check((api.add_meta_context)(handle, context.as_ptr()), CONNECT)?;
+            }
+            self.watch_handshake(&socket)?;
+            let begun = self.check((api.aio_connect_socket)(handle, socket.into_raw_fd()), CONNECT);
+            self.shaken(begun)?;
+        }
+        loop {
+            // SAFETY: the handle is open.
+            let ready = self.check(unsafe { (api.aio_is_ready)(handle) }, CONNECT);
+            if self.shaken(ready)? == 1 {
+                return Ok(());
+            }
+            go_on()?;
+            let waited = self.wait(tick, CONNECT);
+            self.shaken(waited)?;
+        }
+    }
+
+    /// Closes a connection whose handshake is given up. A QEMU that stops its server meanwhile may wait for such a client without end,
+    /// and its guest and libvirt with it.
+    fn hang_up(&self) {
+        // SAFETY: made by `into_raw`; the callback that writes to it runs within calls of this thread, and none is under way.
+        if let Some(handshake) = unsafe { self.handshake.as_ref() } {
+            handshake.close();
+        }
     }
 
     /// Bounds the handshake. libnbd takes as much of it as there is within one call, keeps what a server says of contexts, and
@@ -387,14 +412,20 @@ struct Handshake {
     left: u32,
 }
 
+impl Handshake {
+    fn close(&self) {
+        // one that is closed already has ended
+        _ = self.socket.shutdown(Shutdown::Both);
+    }
+}
+
 /// Counts a step of the handshake. Beyond the last the connection ends: libnbd reads what has arrived, and no more.
 unsafe extern "C" fn on_step(handshake: *mut c_void, _context: *const c_char, _message: *const c_char) -> c_int {
     // SAFETY: the user data is what `watch_handshake` gave, which nobody else uses during the call.
     let handshake = unsafe { &mut *handshake.cast::<Handshake>() };
     handshake.left = handshake.left.saturating_sub(1);
     if handshake.left == 0 {
-        // one that is closed already has ended
-        _ = handshake.socket.shutdown(Shutdown::Both);
+        handshake.close();
     }
     0
 }
