@@ -180,10 +180,14 @@ impl Connection {
     /// Closes a connection whose handshake is given up. A QEMU that stops its server meanwhile may wait for such a client without end,
     /// and its guest and libvirt with it.
     fn hang_up(&self) {
-        // SAFETY: made by `into_raw`; the callback that writes to it runs within calls of this thread, and none is under way.
-        if let Some(handshake) = unsafe { self.handshake.as_ref() } {
+        if let Some(handshake) = self.handshake() {
             handshake.close();
         }
+    }
+
+    fn handshake(&self) -> Option<&Handshake> {
+        // SAFETY: made by `into_raw`; the callback that writes to it runs within calls of this thread, and none is under way.
+        unsafe { self.handshake.as_ref() }
     }
 
     /// Bounds the handshake. libnbd takes as much of it as there is within one call, keeps what a server says of contexts, and
@@ -204,8 +208,7 @@ impl Connection {
 
     /// Says of what failed that the handshake had no end, if that is why.
     fn shaken<T>(&mut self, result: Result<T>) -> Result<T> {
-        // SAFETY: made by `into_raw`; the callback that writes to it runs within calls of this thread, and none is under way.
-        let endless = unsafe { self.handshake.as_ref() }.is_some_and(|handshake| handshake.left == 0);
+        let endless = self.handshake().is_some_and(|handshake| handshake.left == 0);
         result.map_err(|error| if endless { self.refuse(CONNECT, "its handshake has no end") } else { error })
     }
 
