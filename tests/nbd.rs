@@ -9,6 +9,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use nasbackup::error::{Code, Error, Result};
@@ -182,12 +183,10 @@ fn a_handshake_that_is_given_up_does_not_keep_a_guest_s_server_from_stopping() {
     guest.qmp(json!({"execute": "query-status"}));
     guest.qmp(json!({"execute": "query-status"}));
     std::thread::scope(|scope| {
-        let stop = scope.spawn(|| guest.qmp(json!({"execute": "nbd-server-stop"})));
-        let start = Instant::now();
-        while !stop.is_finished() && start.elapsed() < PATIENCE {
-            std::thread::sleep(TICK);
-        }
-        if !stop.is_finished() {
+        let (ended, ends) = mpsc::channel();
+        let guest = &guest;
+        scope.spawn(move || ended.send(guest.qmp(json!({"execute": "nbd-server-stop"}))));
+        if ends.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
             guest.kill_qemu();
         }
     });
