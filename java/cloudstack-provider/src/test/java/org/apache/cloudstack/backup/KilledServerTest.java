@@ -112,8 +112,7 @@ class KilledServerTest {
             List<Boolean> killed = run(forced, works);
             for (int stop = 0; stop <= stops; stop++) {
                 assertThat(killed.get(stop)).as("killed at stop %s", stop).isEqualTo(stop < stops);
-                // once the database's server has let go of what the process held
-                databases.get(stop).locked(Site.VM, () -> {});
+                databases.get(stop).awaitUnlocked(Site.VM);
                 sites.get(stop).nas.load(KilledServer.nas(folder, stop));
                 after.play(sites.get(stop), taken.get(stop), stop, stop < stops);
             }

@@ -125,7 +125,14 @@ public final class Database implements Transactions, ChainLocks, AutoCloseable {
 
     /** As somebody who works on that virtual machine. */
     public void locked(long vmId, Runnable work) {
-        if (!within(PATIENCE_SECONDS, chain(vmId), work)) {
+        if (!within(0, chain(vmId), work)) {
+            throw new IllegalStateException("locked");
+        }
+    }
+
+    /** Waits until nobody works on that virtual machine: the server takes a moment to see that a process was killed. */
+    public void awaitUnlocked(long vmId) {
+        if (!within(PATIENCE_SECONDS, chain(vmId), () -> {})) {
             throw new IllegalStateException("locked");
         }
     }
